@@ -1,0 +1,426 @@
+package victorialogs
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/influxdata/telegraf"
+)
+
+// delivery takes closed batches and brings them to the server, oldest first, with so many requests in flight at a time.
+//
+// A batch that fails goes back to its place in the queue and waits for its own backoff. A failure also says that the
+// server is away: from then on only one request at a time goes out, after a backoff that all batches share, until one
+// gets through. Batches in the queue may be dropped to keep the bound on memory; those in flight may not.
+type delivery struct {
+	log         telegraf.Logger
+	stats       *stats
+	target      *target
+	encoding    *encoding
+	buffers     *buffers
+	concurrency int
+	timeout     time.Duration // of one request
+	maxBytes    int64         // of closed batches, in flight or not
+	retryFirst  time.Duration
+	retryMax    time.Duration
+	retryBudget time.Duration // at close, how long a server that is away is tried again
+
+	mu       sync.Mutex
+	queue    []*batch // closed and not in flight, oldest first
+	bytes    int64    // of closed batches, in flight or not
+	inFlight int
+	away     away
+	closing  bool
+
+	wake    chan struct{} // holds a token when a worker should look at the queue
+	drained chan struct{} // closed once closing and nothing is left
+	ctx     context.Context
+	cancel  context.CancelFunc
+	workers sync.WaitGroup
+	quiet   map[error]time.Time // when a line of this kind was last logged
+}
+
+// away is what is known of a server that does not take batches; the zero value is one that does.
+type away struct {
+	since   time.Time // of the first failure
+	until   time.Time // no request goes out before
+	retry   *backoff.ExponentialBackOff
+	dropped int // metrics that had to be dropped meanwhile
+}
+
+func (d *delivery) start() {
+	d.wake = make(chan struct{}, 1)
+	d.drained = make(chan struct{})
+	d.quiet = make(map[error]time.Time)
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	for range d.concurrency {
+		d.workers.Go(d.work)
+	}
+}
+
+// enqueue takes a closed batch over. It returns the batches that had to give way, which are no longer its own.
+func (d *delivery) enqueue(b *batch) (dropped []*batch) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.queue = append(d.queue, b)
+	d.bytes += b.size()
+	for d.bytes > d.maxBytes && len(d.queue) > 1 {
+		oldest := d.queue[0]
+		d.queue = slices.Delete(d.queue, 0, 1)
+		d.bytes -= oldest.size()
+		dropped = append(dropped, oldest)
+		if d.away.dropped == 0 {
+			d.log.Errorf("max_pending is reached: dropping the oldest metrics until the server takes batches again")
+		}
+		d.away.dropped += oldest.count
+	}
+	d.stats.pendingBytes.Set(d.bytes)
+	d.signal()
+	return dropped
+}
+
+// close delivers what it can: for the length of one request's timeout while the server takes batches, and of the retry
+// budget while it does not. It returns what is left, after the last request ended.
+func (d *delivery) close() (left []*batch) {
+	d.mu.Lock()
+	d.closing = true
+	d.away.until = time.Time{}
+	for _, b := range d.queue {
+		b.due = time.Time{}
+	}
+	d.finishIfDrained()
+	d.signal()
+	d.mu.Unlock()
+
+	budget, end := time.NewTimer(d.retryBudget), time.NewTimer(max(d.timeout, d.retryBudget))
+	defer budget.Stop()
+	defer end.Stop()
+wait:
+	for {
+		select {
+		case <-d.drained:
+			break wait
+		case <-budget.C:
+			if d.isAway() {
+				break wait
+			}
+		case <-end.C:
+			break wait
+		}
+	}
+	d.cancel()
+	d.workers.Wait()
+	d.target.transport.CloseIdleConnections()
+	left, d.queue, d.bytes = d.queue, nil, 0
+	return left
+}
+
+func (d *delivery) isAway() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.away.since.IsZero()
+}
+
+// signal gives one worker a reason to look at the queue. The lock need not be held.
+func (d *delivery) signal() {
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (d *delivery) finishIfDrained() {
+	if d.closing && d.inFlight == 0 && len(d.queue) == 0 {
+		select {
+		case <-d.drained:
+		default:
+			close(d.drained)
+		}
+	}
+}
+
+// work is a worker: it takes a batch that is due, makes one attempt, and settles what came of it.
+func (d *delivery) work() {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for d.ctx.Err() == nil {
+		b, wait := d.take(time.Now())
+		if b == nil {
+			timer.Reset(wait)
+			select {
+			case <-d.wake:
+			case <-timer.C:
+			case <-d.ctx.Done():
+			}
+			continue
+		}
+		started := time.Now()
+		d.encode(b)
+		err := d.attempt(b)
+		d.settle(b, started, err)
+	}
+}
+
+// take returns the oldest batch that is due, which is then in flight, or how long to wait for one at most.
+func (d *delivery) take(now time.Time) (*batch, time.Duration) {
+	const noBatch = time.Hour
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.away.since.IsZero() {
+		if d.inFlight > 0 {
+			return nil, noBatch // settle wakes us
+		}
+		if wait := d.away.until.Sub(now); wait > 0 {
+			return nil, wait
+		}
+	}
+	wait := noBatch
+	for i, b := range d.queue {
+		if until := b.due.Sub(now); until > 0 {
+			wait = min(wait, until)
+			continue
+		}
+		d.queue = slices.Delete(d.queue, i, i+1)
+		d.inFlight++
+		if len(d.queue) > 0 {
+			d.signal()
+		}
+		return b, 0
+	}
+	return nil, wait
+}
+
+// encode makes the batch's body, once, and gives the memory of its lines back.
+func (d *delivery) encode(b *batch) {
+	if b.body != nil {
+		return
+	}
+	before := b.size()
+	if d.encoding.compress == nil {
+		b.body = b.lines
+		return
+	}
+	b.body = d.encoding.compress(d.buffers.get(), b.lines)
+	d.buffers.put(b.lines)
+	b.lines = nil
+	d.mu.Lock()
+	d.bytes += b.size() - before
+	d.stats.pendingBytes.Set(d.bytes)
+	d.mu.Unlock()
+}
+
+// attempt sends the batch once. A retry costs what the HTTP client costs and no copy of the bytes.
+func (d *delivery) attempt(b *batch) error {
+	ctx, cancel := context.WithTimeout(d.ctx, d.timeout)
+	defer cancel()
+	request, err := d.target.request(ctx, b)
+	if err != nil {
+		return &Failure{Kind: ErrConfiguration, Err: err}
+	}
+	started := time.Now()
+	response, err := d.target.transport.RoundTrip(request)
+	if err != nil {
+		return transportFailure(err)
+	}
+	text, _ := io.ReadAll(io.LimitReader(response.Body, 4096)) // the status decides, however much of the text comes
+	_ = response.Body.Close()
+	d.stats.requestTime.Incr(time.Since(started).Nanoseconds())
+	if failure := answerFailure(response.StatusCode, response.Header, string(text), time.Now()); failure != nil {
+		return failure
+	}
+	d.stats.batchesSent.Incr(1)
+	d.stats.bytesSent.Incr(int64(len(b.body)))
+	return nil
+}
+
+// settle puts the batch where the attempt says that it belongs: away from here, in halves, or back into the queue.
+func (d *delivery) settle(b *batch, started time.Time, err error) {
+	var failure *Failure
+	var unlocked func() // calls into inputs are made without the lock
+
+	d.mu.Lock()
+	d.inFlight--
+	switch {
+	case err == nil:
+		d.bytes -= b.size()
+		d.isBack()
+		unlocked = func() {
+			d.stats.delivered.Incr(int64(b.count))
+			d.stats.pendingMetrics.Incr(-int64(b.count))
+			b.accept()
+			d.recycle(b)
+		}
+	case errors.Is(err, ErrBadData) && errors.As(err, &failure):
+		d.isBack()
+		unlocked = d.setAside(b, failure)
+	default:
+		d.requeue(b, started, err)
+	}
+	d.stats.pendingBytes.Set(d.bytes)
+	d.finishIfDrained()
+	d.mu.Unlock()
+	if unlocked != nil {
+		unlocked()
+	}
+	d.signal()
+}
+
+// isBack notes that the server answers for itself.
+func (d *delivery) isBack() {
+	if d.away.since.IsZero() {
+		return
+	}
+	d.log.Infof("The server takes batches again after %s; %d batches wait, %d metrics were dropped",
+		time.Since(d.away.since).Round(time.Millisecond), len(d.queue), d.away.dropped)
+	d.away = away{}
+}
+
+// requeue puts the batch back to be sent again, and holds all others back for a while.
+func (d *delivery) requeue(b *batch, started time.Time, err error) {
+	now := time.Now()
+	d.insert(b)
+	if d.ctx.Err() != nil {
+		return // our own cancellation says nothing about the server
+	}
+	d.stats.batchesRetried.Incr(1)
+	b.attempts++
+	if b.retry == nil {
+		b.retry = d.newBackoff()
+	}
+	wait := b.retry.NextBackOff()
+
+	first := d.away.since.IsZero()
+	if first {
+		d.away.since = now
+		d.away.retry = d.newBackoff()
+	}
+	if first || !started.Before(d.away.until) { // requests that were in flight together count once
+		hold := d.away.retry.NextBackOff()
+		if errors.Is(err, ErrConfiguration) {
+			hold = d.retryMax
+		}
+		if failure := (*Failure)(nil); errors.As(err, &failure) {
+			hold = max(hold, failure.RetryAfter)
+		}
+		d.away.until = now.Add(hold)
+	}
+	b.due = now.Add(wait)
+
+	switch {
+	case !first:
+		d.log.Debugf("Attempt %d for a batch of %d metrics failed: %v", b.attempts, b.count, err)
+	case errors.Is(err, ErrConfiguration):
+		d.log.Errorf("%s takes no batches: %v; the data is kept and tried again every %s", d.target, err, d.retryMax)
+	default:
+		d.log.Warnf("%s takes no batches: %v; the data is kept and tried again", d.target, err)
+	}
+}
+
+func (d *delivery) newBackoff() *backoff.ExponentialBackOff {
+	return &backoff.ExponentialBackOff{
+		InitialInterval:     d.retryFirst,
+		RandomizationFactor: 0.5,
+		Multiplier:          2,
+		MaxInterval:         d.retryMax * 2 / 3, // which the jitter brings up to retry_max
+	}
+}
+
+// insert puts the batch where its age belongs.
+func (d *delivery) insert(b *batch) {
+	i, _ := slices.BinarySearchFunc(d.queue, b, func(other, b *batch) int {
+		if other.opened.After(b.opened) {
+			return 1
+		}
+		return -1
+	})
+	d.queue = slices.Insert(d.queue, i, b)
+}
+
+// setAside halves a batch that the server refused for good, until the offending lines stand alone; those are rejected.
+func (d *delivery) setAside(b *batch, failure *Failure) (unlocked func()) {
+	d.bytes -= b.size()
+	if b.count > 1 {
+		lines, err := d.encoding.lines(b)
+		if err == nil {
+			first, second := b.split(lines)
+			d.insert(first)
+			d.insert(second)
+			d.bytes += first.size() + second.size()
+			return nil
+		}
+		failure = &Failure{Kind: ErrBadData, Err: err}
+	}
+	if d.mayLog(failure.Kind) {
+		d.log.Errorf("%s will never take a row: %v; it is rejected and counted in metrics_rejected", d.target, failure)
+	}
+	return func() {
+		d.stats.rejected[rejectedByServer].Incr(int64(b.count))
+		d.stats.pendingMetrics.Incr(-int64(b.count))
+		b.drop()
+	}
+}
+
+// mayLog keeps lines of one kind a minute apart.
+func (d *delivery) mayLog(kind error) bool {
+	now := time.Now()
+	if last, ok := d.quiet[kind]; ok && now.Sub(last) < time.Minute {
+		return false
+	}
+	d.quiet[kind] = now
+	return true
+}
+
+// recycle gives the batch's memory back, unless the HTTP transport still reads it.
+func (d *delivery) recycle(b *batch) {
+	if b.readers.Load() == 0 {
+		d.buffers.put(b.body)
+	}
+	b.body, b.lines, b.tracked = nil, nil, nil
+}
+
+// target is where requests go and what they carry beside the body.
+type target struct {
+	url       *url.URL
+	header    http.Header // shared by all requests, never changed
+	authorize func(http.Header) error
+	transport interface {
+		http.RoundTripper
+		CloseIdleConnections()
+	}
+}
+
+func (t *target) String() string {
+	return t.url.Scheme + "://" + t.url.Host
+}
+
+// request makes the request of one attempt. Credentials are read anew each time, so that a rotated secret is used.
+func (t *target) request(ctx context.Context, b *batch) (*http.Request, error) {
+	header := t.header
+	if t.authorize != nil {
+		header = header.Clone()
+		if err := t.authorize(header); err != nil {
+			return nil, err
+		}
+	}
+	request := &http.Request{
+		Method:        http.MethodPost,
+		URL:           t.url,
+		Host:          t.url.Host,
+		Proto:         "HTTP/1.1",
+		ProtoMajor:    1,
+		ProtoMinor:    1,
+		Header:        header,
+		ContentLength: int64(len(b.body)),
+		Body:          b.reader(),
+		GetBody:       func() (io.ReadCloser, error) { return b.reader(), nil },
+	}
+	return request.WithContext(ctx), nil
+}

@@ -1,0 +1,377 @@
+package victorialogs
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/influxdata/telegraf"
+)
+
+// What VictoriaLogs takes in one row; past these it answers 200 and stores nothing, or something else.
+const (
+	maxLineBytes = 256_000 // with the newline; the server's own default is 262,143
+	maxFields    = 1000    // counted with _time and _msg
+	maxNameBytes = 128
+
+	reservedNames = 4 // of encoder.taken, those that the server uses itself
+)
+
+// Reasons for which a metric cannot become a row. Each is the value of the tag reason of metrics_rejected.
+var (
+	errLineTooLong   = errors.New("line_too_long")
+	errTooManyFields = errors.New("too_many_fields")
+	errTooOld        = errors.New("too_old")
+	errTooNew        = errors.New("too_new")
+)
+
+// A repair is a change without which the server would lose or mix up a value. Each is counted in fields_repaired under
+// the tag reason.
+type repair uint8
+
+const (
+	repairedUTF8      repair = iota // a byte that is no UTF-8 became U+FFFD
+	repairedNonFinite               // NaN and the infinities became text
+	repairedReserved                // a name that the server uses itself got a trailing underscore
+	repairedDuplicate               // a name that is taken in this row got a trailing underscore
+	repairedEmptyName               // an empty name became "unnamed"
+	repairedLongName                // a name over 128 bytes was cut and ended with its hash
+	repairs
+)
+
+func (r repair) String() string {
+	return [repairs]string{"invalid_utf8", "non_finite", "reserved_name", "duplicate_name", "empty_name", "long_name"}[r]
+}
+
+// encoder turns a metric into one JSON line for /insert/jsonline:
+//
+//	{"_time":1700000000000000000,"_msg":"…","measurement":"cpu","host":"a","usage_idle":99.5,"site":"berlin"}\n
+//
+// _time is Unix time in nanoseconds, or RFC 3339 for the years that those cannot hold. _msg is the first of
+// messageFields that the metric has and that is not empty, which then does not appear under its own name; without one
+// it is the measurement's name. Tags come before fields, extra fields last. It allocates nothing unless a name must be
+// repaired. It is not safe for concurrent use.
+type encoder struct {
+	measurementField string
+	messageFields    []string
+	maxAge           time.Duration // 0: any age
+	maxFuture        time.Duration // 0: any time ahead
+
+	nameOverride, namePrefix, nameSuffix string
+
+	taken    []string // names that a tag or field must not have
+	measured []byte   // `,"measurement":`, or empty
+	extra    []byte   // `,"site":"berlin"`…
+	extras   int      // how many fields extra holds
+
+	names    []string       // scratch of rowNames
+	repaired [repairs]int64 // since the last takeRepairs
+}
+
+// prepare computes what does not change from one metric to the next.
+func (e *encoder) prepare(extraFields map[string]string) {
+	e.taken = []string{"_time", "_msg", "_stream", "_stream_id"}
+	if e.measurementField != "" {
+		e.taken = append(e.taken, e.measurementField)
+		e.measured = append(e.appendString([]byte{','}, e.measurementField), ':')
+	}
+	for _, name := range slices.Sorted(maps.Keys(extraFields)) {
+		e.taken = append(e.taken, name)
+		e.extra = append(e.appendString(append(e.extra, ','), name), ':')
+		e.extra = e.appendString(e.extra, extraFields[name])
+	}
+	e.extras = len(extraFields)
+}
+
+// appendLine appends the metric's line to dst. An error is one of the reasons above, and dst is returned as it was.
+func (e *encoder) appendLine(dst []byte, m telegraf.Metric, now time.Time) ([]byte, error) {
+	start := len(dst)
+	t := m.Time()
+	if e.maxAge > 0 && now.Sub(t) > e.maxAge {
+		return dst, errTooOld
+	}
+	if e.maxFuture > 0 && t.Sub(now) > e.maxFuture {
+		return dst, errTooNew
+	}
+	tags, fields := m.TagList(), m.FieldList()
+	count := 2 + len(tags) + len(fields) + e.extras
+	if len(e.measured) > 0 {
+		count++
+	}
+
+	dst = append(dst, `{"_time":`...)
+	dst = appendTime(dst, t)
+	dst = append(dst, `,"_msg":`...)
+	message := e.message(fields)
+	if message != nil {
+		count--
+		dst = e.appendText(dst, message.Value)
+	} else {
+		dst = e.appendName(dst, m.Name())
+	}
+	if count > maxFields {
+		return dst[:start], errTooManyFields
+	}
+	if len(e.measured) > 0 {
+		dst = append(dst, e.measured...)
+		dst = e.appendName(dst, m.Name())
+	}
+	names := e.rowNames(tags, fields)
+	for i, tag := range tags {
+		dst = append(e.appendString(append(dst, ','), names[i]), ':')
+		dst = e.appendString(dst, tag.Value)
+	}
+	for i, field := range fields {
+		if field == message {
+			continue
+		}
+		dst = append(e.appendString(append(dst, ','), names[len(tags)+i]), ':')
+		dst = e.appendValue(dst, field.Value)
+	}
+	dst = append(dst, e.extra...)
+	dst = append(dst, '}', '\n')
+	if len(dst)-start > maxLineBytes {
+		return dst[:start], errLineTooLong
+	}
+	return dst, nil
+}
+
+// takeRepairs calls f for each kind of repair that was made since the last call.
+func (e *encoder) takeRepairs(f func(repair, int64)) {
+	for kind, n := range e.repaired {
+		if n > 0 {
+			f(repair(kind), n)
+			e.repaired[kind] = 0
+		}
+	}
+}
+
+func (e *encoder) message(fields []*telegraf.Field) *telegraf.Field {
+	for _, name := range e.messageFields {
+		for _, field := range fields {
+			if field.Key == name && field.Value != "" {
+				return field
+			}
+		}
+	}
+	return nil
+}
+
+// appendName appends the measurement's name as the naming options make it.
+func (e *encoder) appendName(dst []byte, name string) []byte {
+	if e.nameOverride != "" {
+		name = e.nameOverride
+	}
+	if name == "" && e.namePrefix == "" && e.nameSuffix == "" {
+		e.repaired[repairedEmptyName]++
+		name = "unnamed"
+	}
+	dst = append(dst, '"')
+	dst = e.appendEscaped(dst, e.namePrefix)
+	dst = e.appendEscaped(dst, name)
+	dst = e.appendEscaped(dst, e.nameSuffix)
+	return append(dst, '"')
+}
+
+// rowNames returns the names under which the row's tags, then its fields appear. The slice is valid until the next call.
+func (e *encoder) rowNames(tags []*telegraf.Tag, fields []*telegraf.Field) []string {
+	names, clean := e.names[:0], true
+	for _, tag := range tags {
+		names = append(names, tag.Key)
+		clean = clean && e.isClean(tag.Key)
+	}
+	for _, field := range fields {
+		names = append(names, field.Key)
+		clean = clean && e.isClean(field.Key) && !hasTag(tags, field.Key)
+	}
+	e.names = names
+	if !clean {
+		e.repairNames(names)
+	}
+	return names
+}
+
+// isClean reports whether the server keeps the name and nothing that the encoder writes itself has it.
+func (e *encoder) isClean(name string) bool {
+	if len(name) == 0 || len(name) > maxNameBytes || !utf8.ValidString(name) {
+		return false
+	}
+	return !slices.Contains(e.taken, name)
+}
+
+func hasTag(tags []*telegraf.Tag, key string) bool {
+	for _, tag := range tags {
+		if tag.Key == key {
+			return true
+		}
+	}
+	return false
+}
+
+// repairNames replaces each name that the server would lose or mix up by one that it keeps and that nothing else in
+// this row has. A name that is fine stays; of a tag and a field with the same name the tag keeps it.
+func (e *encoder) repairNames(names []string) {
+	used := make(map[string]bool, len(names))
+	var wrong []int
+	for i, name := range names {
+		if !e.isClean(name) || used[name] {
+			wrong = append(wrong, i)
+			continue
+		}
+		used[name] = true
+	}
+	for _, i := range wrong {
+		name := names[i]
+		if !utf8.ValidString(name) {
+			e.repaired[repairedUTF8]++
+			name = strings.ToValidUTF8(name, "\ufffd")
+		}
+		if name == "" {
+			e.repaired[repairedEmptyName]++
+			name = "unnamed"
+		}
+		if len(name) > maxNameBytes {
+			e.repaired[repairedLongName]++
+			name = shortened(name)
+		}
+		if slices.Contains(e.taken[:reservedNames], name) {
+			e.repaired[repairedReserved]++
+		} else if used[name] || slices.Contains(e.taken, name) {
+			e.repaired[repairedDuplicate]++
+		}
+		for used[name] || slices.Contains(e.taken, name) {
+			if name += "_"; len(name) > maxNameBytes {
+				name = shortened(name)
+			}
+		}
+		used[name] = true
+		names[i] = name
+	}
+}
+
+// shortened cuts a name to what the server takes, and tells apart two names that begin alike.
+func shortened(name string) string {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(name)) // never fails
+	sum := binary.BigEndian.AppendUint64(nil, h.Sum64())
+	end := maxNameBytes - 1 - 2*len(sum)
+	for end > 0 && !utf8.RuneStart(name[end]) {
+		end--
+	}
+	return name[:end] + "~" + hex.EncodeToString(sum)
+}
+
+// appendTime appends Unix nanoseconds, which cost a third of RFC 3339 to write. The server tells seconds from
+// nanoseconds by their size, so times within a month of 1970 and those that int64 cannot hold are written in full.
+func appendTime(dst []byte, t time.Time) []byte {
+	if year := t.Year(); year > 1970 && year < 2262 {
+		return strconv.AppendInt(dst, t.UnixNano(), 10)
+	}
+	dst = append(dst, '"')
+	dst = t.UTC().AppendFormat(dst, time.RFC3339Nano)
+	return append(dst, '"')
+}
+
+// appendText appends a value as a JSON string whatever its type.
+func (e *encoder) appendText(dst []byte, value any) []byte {
+	if text, ok := value.(string); ok {
+		return e.appendString(dst, text)
+	}
+	start := len(dst)
+	dst = append(dst, '"')
+	dst = e.appendValue(dst, value)
+	if dst[start+1] == '"' {
+		return append(dst[:start], dst[start+1:]...)
+	}
+	return append(dst, '"')
+}
+
+// appendValue appends a value as JSON. Integers and floating-point numbers keep every digit that tells them apart.
+func (e *encoder) appendValue(dst []byte, value any) []byte {
+	switch v := value.(type) {
+	case string:
+		return e.appendString(dst, v)
+	case int64:
+		return strconv.AppendInt(dst, v, 10)
+	case uint64:
+		return strconv.AppendUint(dst, v, 10)
+	case float64:
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			e.repaired[repairedNonFinite]++
+			dst = append(dst, '"')
+			dst = strconv.AppendFloat(dst, v, 'f', -1, 64)
+			return append(dst, '"')
+		}
+		if abs := math.Abs(v); abs != 0 && (abs < 1e-6 || abs >= 1e21) {
+			return strconv.AppendFloat(dst, v, 'e', -1, 64)
+		}
+		return strconv.AppendFloat(dst, v, 'f', -1, 64)
+	case bool:
+		return strconv.AppendBool(dst, v)
+	default: // Telegraf's metrics hold no other type, but the interface would allow it
+		return e.appendString(dst, fmt.Sprint(v))
+	}
+}
+
+func (e *encoder) appendString(dst []byte, s string) []byte {
+	dst = append(dst, '"')
+	dst = e.appendEscaped(dst, s)
+	return append(dst, '"')
+}
+
+// plain holds the bytes that stand for themselves in a JSON string.
+var plain = func() (table [256]bool) {
+	for b := ' '; b < utf8.RuneSelf; b++ {
+		table[b] = b != '"' && b != '\\'
+	}
+	return table
+}()
+
+// appendEscaped appends s as the inside of a JSON string (RFC 8259 section 7).
+func (e *encoder) appendEscaped(dst []byte, s string) []byte {
+	const digits = "0123456789abcdef"
+	done := 0
+	for i := 0; i < len(s); {
+		b := s[i]
+		if plain[b] {
+			i++
+			continue
+		}
+		if b >= utf8.RuneSelf {
+			if r, size := utf8.DecodeRuneInString(s[i:]); r != utf8.RuneError || size > 1 {
+				i += size
+				continue
+			}
+		}
+		dst = append(dst, s[done:i]...)
+		switch b {
+		case '"', '\\':
+			dst = append(dst, '\\', b)
+		case '\n':
+			dst = append(dst, '\\', 'n')
+		case '\r':
+			dst = append(dst, '\\', 'r')
+		case '\t':
+			dst = append(dst, '\\', 't')
+		default:
+			if b >= utf8.RuneSelf {
+				e.repaired[repairedUTF8]++
+				dst = utf8.AppendRune(dst, utf8.RuneError)
+				break
+			}
+			dst = append(dst, '\\', 'u', '0', '0', digits[b>>4], digits[b&15])
+		}
+		i++
+		done = i
+	}
+	return append(dst, s[done:]...)
+}

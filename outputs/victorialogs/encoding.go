@@ -1,0 +1,105 @@
+package victorialogs
+
+import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"io"
+	"sync"
+
+	kgzip "github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+)
+
+// encoding is how a batch's lines become a request's body, as content_encoding says. It may be used concurrently.
+type encoding struct {
+	name       string
+	compress   func(dst, lines []byte) []byte // appends to dst; nil for identity
+	decompress func(body []byte) ([]byte, error)
+}
+
+// newEncoding returns the encoding of that name; at most so many batches are compressed at a time.
+func newEncoding(name string, concurrency int) (*encoding, error) {
+	e := &encoding{name: name}
+	switch name {
+	case "identity":
+		return e, nil
+	case "gzip":
+		e.useGzip()
+		return e, nil
+	case "zstd":
+		return e, e.useZstd(concurrency)
+	default:
+		return nil, fmt.Errorf(`content_encoding = %q: must be "zstd", "gzip" or "identity"`, name)
+	}
+}
+
+func (e *encoding) useGzip() {
+	var writers sync.Pool
+	e.compress = func(dst, lines []byte) []byte {
+		out := bytes.NewBuffer(dst)
+		w, ok := writers.Get().(*kgzip.Writer)
+		if ok {
+			w.Reset(out)
+		} else {
+			w, _ = kgzip.NewWriterLevel(out, kgzip.BestSpeed) // fails for unknown levels alone
+		}
+		defer writers.Put(w)
+		_, _ = w.Write(lines) // a bytes.Buffer never fails
+		_ = w.Close()
+		return out.Bytes()
+	}
+	e.decompress = func(body []byte) ([]byte, error) {
+		r, err := gzip.NewReader(bytes.NewReader(body))
+		if err != nil {
+			return nil, err
+		}
+		return io.ReadAll(r)
+	}
+}
+
+func (e *encoding) useZstd(concurrency int) error {
+	// A window of 256 KiB finds what log lines repeat, and costs a small gateway an eighth of the default's memory.
+	w, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(concurrency),
+		zstd.WithWindowSize(256<<10), zstd.WithLowerEncoderMem(true))
+	if err != nil {
+		return fmt.Errorf("preparing zstd: %w", err)
+	}
+	e.compress = func(dst, lines []byte) []byte { return w.EncodeAll(lines, dst) }
+	e.decompress = func(body []byte) ([]byte, error) {
+		r, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1))
+		if err != nil {
+			return nil, err
+		}
+		defer r.Close()
+		return r.DecodeAll(body, nil)
+	}
+	return nil
+}
+
+// lines gives back the lines of a batch.
+func (e *encoding) lines(b *batch) ([]byte, error) {
+	if b.lines != nil {
+		return b.lines, nil
+	}
+	return e.decompress(b.body)
+}
+
+// buffers lends memory for lines and bodies. What was made huge by one burst is not kept.
+type buffers struct {
+	pool sync.Pool
+	most int // bytes of capacity that are worth keeping
+}
+
+func (p *buffers) get() []byte {
+	if buffer, ok := p.pool.Get().(*[]byte); ok {
+		return (*buffer)[:0]
+	}
+	return nil
+}
+
+func (p *buffers) put(buffer []byte) {
+	if cap(buffer) > 0 && cap(buffer) <= p.most {
+		p.pool.Put(&buffer)
+	}
+}
