@@ -1,0 +1,382 @@
+package mqtt_hardware
+
+import (
+	"bytes"
+	"context"
+	"sync"
+	"time"
+
+	mqtt "github.com/eclipse/paho.mqtt.golang"
+
+	"github.com/influxdata/telegraf"
+	"github.com/influxdata/telegraf/metric"
+)
+
+const (
+	maxQueuedMessages = 100_000
+	maxQueuedBytes    = 64 << 20 // of payloads
+	firstRetry        = 500 * time.Millisecond
+	lastRetry         = 30 * time.Second
+)
+
+// flow brings messages from the broker's connection to Telegraf, and their acknowledgements back.
+//
+//	handler ─ queue ─ feed ─ Telegraf ─ settled ─ acknowledge ─ broker
+//	                   ▲                    │ rejected
+//	                   └──── after a while ─┘
+//
+// The handler only queues. feed hands messages over, at most maxUndelivered with an acknowledgement to give at a time.
+// A message that Telegraf rejects is handed over again from memory, after a backoff, and stays unacknowledged: neither
+// the broker nor the connection has to do with it. QoS 0 messages have nobody to tell and are not tracked.
+//
+// A message that the broker sends again in the same session, since the connection was lost before its acknowledgement,
+// is the same message: it is recognised by its packet identifier, which the broker may not use for another one before
+// we acknowledge (MQTT 3.1.1 section 2.3.1), and only the way to acknowledge is taken from the new PUBLISH.
+type flow struct {
+	stats          *stats
+	log            telegraf.Logger
+	makeMetrics    func(payload []byte, topic string, at time.Time) []telegraf.Metric
+	wants          func(topic string) bool // must not wait
+	acc            telegraf.Accumulator
+	maxUndelivered int
+
+	mu         sync.Mutex
+	connection int            // counts connections; messages remember which one they came by
+	begun      bool           // it is known whether the broker kept the session
+	early      []mqtt.Message // came before that
+	online     bool
+	draining   bool // nothing more is taken in
+	queue      []*message
+	queued     int                 // bytes of payloads in the queue
+	unacked    map[uint16]*message // of this session, by packet identifier
+	handed     int                 // tracked messages that Telegraf has, or has rejected
+	rejected   []*message          // wait to be handed over again
+	settled    []settlement
+	retryAfter time.Duration
+	overflowed bool          // messages with QoS 1 or 2 had to be left to the broker
+	idle       chan struct{} // closed once draining and nothing is left; nil otherwise
+
+	feedWake, ackWake chan struct{}
+}
+
+// message is one PUBLISH.
+type message struct {
+	topic   string
+	payload []byte
+	at      time.Time
+	tracked bool // its sender waits for an acknowledgement: QoS 1 or 2
+
+	// What follows is the flow's, under its lock.
+	publish    mqtt.Message // to acknowledge; nil once its session is gone
+	connection int          // that publish came by
+	delivered  bool         // while in unacked: its acknowledgement waits for the broker to send it again
+}
+
+// settlement is what became of a message that was handed over.
+type settlement struct {
+	message   *message
+	delivered bool
+}
+
+func newFlow(s *stats, log telegraf.Logger, maxUndelivered int) *flow {
+	return &flow{
+		stats:          s,
+		log:            log,
+		maxUndelivered: maxUndelivered,
+		unacked:        make(map[uint16]*message),
+		retryAfter:     firstRetry,
+		feedWake:       make(chan struct{}, 1),
+		ackWake:        make(chan struct{}, 1),
+	}
+}
+
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// connecting begins a connection. What it brings waits until connected says whether the broker kept the session.
+func (f *flow) connecting() (connection int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.connection++
+	f.begun, f.early = false, nil
+	return f.connection
+}
+
+// connected says whether the broker kept the session of the connection before.
+func (f *flow) connected(sessionPresent bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !sessionPresent { // identifiers of the old session mean nothing in this one
+		for _, m := range f.unacked {
+			m.publish = nil
+		}
+		clear(f.unacked)
+		f.stats.unacked.Set(0)
+	}
+	f.begun, f.online, f.overflowed = true, true, false
+	early := f.early
+	f.early = nil
+	for _, publish := range early {
+		f.take(publish, f.connection)
+	}
+}
+
+func (f *flow) disconnected(connection int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if connection == f.connection {
+		f.online = false
+	}
+}
+
+// receive is called by the MQTT library for each PUBLISH, on the goroutine that also sees the broker's ping responses.
+func (f *flow) receive(connection int, publish mqtt.Message) {
+	f.stats.received.Incr(1)
+	f.stats.payloadBytes.Incr(int64(len(publish.Payload())))
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case connection != f.connection: // the last words of a connection that was given up
+	case !f.begun:
+		f.early = append(f.early, publish)
+	default:
+		f.take(publish, connection)
+	}
+}
+
+func (f *flow) take(publish mqtt.Message, connection int) {
+	id, payload := publish.MessageID(), publish.Payload()
+	tracked := publish.Qos() > 0
+	if known := f.unacked[id]; tracked && known != nil && known.topic == publish.Topic() && bytes.Equal(known.payload, payload) {
+		f.stats.repeated.Incr(1)
+		known.publish, known.connection = publish, connection
+		if known.delivered {
+			f.settle(known, true)
+		}
+		return
+	}
+	if f.draining {
+		if !tracked {
+			f.stats.dropped[droppedShutdown].Incr(1)
+		}
+		return // unacknowledged: the broker sends it to the next session
+	}
+	if len(f.queue) >= maxQueuedMessages || f.queued >= maxQueuedBytes {
+		f.overflow(tracked)
+		return
+	}
+	m := &message{topic: publish.Topic(), payload: payload, at: time.Now(), tracked: tracked}
+	if tracked {
+		m.publish, m.connection = publish, connection
+		f.unacked[id] = m
+		f.stats.unacked.Set(int64(len(f.unacked)))
+	}
+	if !f.wants(m.topic) {
+		f.stats.dropped[droppedUnwanted].Incr(1)
+		if tracked {
+			f.handed++
+			f.settle(m, true)
+		}
+		return
+	}
+	f.queue = append(f.queue, m)
+	f.queued += len(payload)
+	wake(f.feedWake)
+}
+
+// overflow leaves a message to the broker, or counts it as dropped when the broker will not send it again.
+func (f *flow) overflow(tracked bool) {
+	switch {
+	case !tracked:
+		if f.stats.dropped[droppedOverflow].Get() == 0 {
+			f.log.Errorf("Dropping QoS 0 messages: %d wait already, and the outputs do not keep up", len(f.queue))
+		}
+		f.stats.dropped[droppedOverflow].Incr(1)
+	case !f.overflowed:
+		f.log.Warnf("The broker sends more unacknowledged messages than fit into memory; reconnecting when %d are through, "+
+			"for it to send the others again", len(f.queue))
+		f.overflowed = true
+	}
+}
+
+// wantsReconnect reports that messages were left to the broker and that there is room for them now.
+func (f *flow) wantsReconnect() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.overflowed && len(f.queue) == 0 && f.handed == 0
+}
+
+// feed hands messages to Telegraf until stop. It may wait there for the outputs; only the queue waits for it.
+func (f *flow) feed(stop <-chan struct{}) {
+	retry := time.NewTimer(time.Hour)
+	defer retry.Stop()
+	retrying := false
+	for {
+		select {
+		case <-stop:
+			return
+		default:
+		}
+		m, rejected := f.next()
+		if m != nil {
+			f.hand(m)
+			continue
+		}
+		if rejected > 0 && !retrying {
+			retrying = true
+			retry.Reset(f.backoff())
+		}
+		select {
+		case <-stop:
+			return
+		case <-f.feedWake:
+		case <-retry.C:
+			retrying = false
+			f.retryRejected()
+		}
+	}
+}
+
+// next takes the oldest message for which there is room, and tells how many rejected ones wait for another try.
+func (f *flow) next() (m *message, rejected int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.queue) > 0 && f.handed < f.maxUndelivered {
+		m = f.queue[0]
+		f.queue[0] = nil
+		f.queue = f.queue[1:]
+		f.queued -= len(m.payload)
+		if m.tracked {
+			f.handed++
+		}
+	}
+	return m, len(f.rejected)
+}
+
+// backoff is how long rejected messages wait: twice as long each time, until one is delivered.
+func (f *flow) backoff() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	wait := f.retryAfter
+	f.retryAfter = min(2*wait, lastRetry)
+	return wait
+}
+
+// retryRejected hands rejected messages over again; they have kept their place among those that Telegraf has.
+func (f *flow) retryRejected() {
+	f.mu.Lock()
+	rejected := f.rejected
+	f.rejected = nil
+	f.mu.Unlock()
+	for _, m := range rejected {
+		f.stats.redelivered.Incr(1)
+		f.hand(m)
+	}
+}
+
+// hand gives a message to Telegraf, which may already have settled it when hand returns.
+func (f *flow) hand(m *message) {
+	metrics := f.makeMetrics(m.payload, m.topic, m.at)
+	if m.tracked {
+		metrics, _ = metric.WithGroupTracking(metrics, func(info telegraf.DeliveryInfo) {
+			f.mu.Lock()
+			f.settle(m, info.Delivered())
+			f.mu.Unlock()
+		})
+	}
+	for _, one := range metrics {
+		f.acc.AddMetric(one)
+	}
+}
+
+// settle notes what became of a message, for acknowledge to act on. It is called under the lock, on the goroutine of
+// whichever output settled the message, and so never waits.
+func (f *flow) settle(m *message, delivered bool) {
+	f.settled = append(f.settled, settlement{m, delivered})
+	wake(f.ackWake)
+}
+
+// acknowledge tells the broker what Telegraf delivered, until stop. It may wait there for a connection that is stuck.
+func (f *flow) acknowledge(stop <-chan struct{}) {
+	var batch []settlement
+	for {
+		select {
+		case <-stop:
+			return
+		case <-f.ackWake:
+		}
+		f.mu.Lock()
+		batch, f.settled = f.settled, batch[:0]
+		f.mu.Unlock()
+		released := 0 // counted only after their acknowledgement, for which drain waits
+		for _, s := range batch {
+			publish, first := f.resolve(s)
+			if publish != nil {
+				publish.Ack()
+				f.stats.acked.Incr(1)
+			}
+			if first {
+				released++
+			}
+		}
+		f.mu.Lock()
+		f.handed -= released
+		f.finishIfIdle()
+		f.mu.Unlock()
+		clear(batch)
+		wake(f.feedWake)
+	}
+}
+
+// resolve takes a settled message out of the flow, or back into it. It returns what is to be acknowledged, if anything,
+// and whether this is the first time that the message was found delivered.
+func (f *flow) resolve(s settlement) (publish mqtt.Message, first bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	m := s.message
+	if !s.delivered {
+		f.rejected = append(f.rejected, m)
+		return nil, false
+	}
+	f.retryAfter = firstRetry
+	first = !m.delivered
+	m.delivered = true
+	switch {
+	case m.publish == nil: // the session is gone, and with it whoever waited
+		return nil, first
+	case m.connection != f.connection || !f.online: // acknowledged when the broker sends it again
+		return nil, first
+	}
+	delete(f.unacked, m.publish.MessageID())
+	f.stats.unacked.Set(int64(len(f.unacked)))
+	return m.publish, first
+}
+
+// drain takes in nothing more and waits until Telegraf has delivered what it was given, or ctx ends. It returns how
+// many messages are left, which the broker sends again to the next session if it keeps one.
+func (f *flow) drain(ctx context.Context) (left int) {
+	f.mu.Lock()
+	f.draining = true
+	f.idle = make(chan struct{})
+	idle := f.idle
+	f.finishIfIdle()
+	f.mu.Unlock()
+	select {
+	case <-idle:
+	case <-ctx.Done():
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.queue) + f.handed
+}
+
+func (f *flow) finishIfIdle() {
+	if f.idle != nil && len(f.queue) == 0 && f.handed == 0 {
+		close(f.idle)
+		f.idle = nil
+	}
+}
