@@ -1,0 +1,105 @@
+# Everything that people and CI run. `make help` lists it.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell cat VERSION)
+TELEGRAF_VERSION := 1.37.2
+
+# Which of Telegraf's own plugins are in bin/telegraf. Add to them with, for example,
+# make build TELEGRAF_TAGS="inputs.modbus outputs.kafka"
+TELEGRAF_TAGS ?=
+EDGE_TAGS := $(shell cat telegraf.tags)
+
+GO ?= go
+LINT = $(GO) tool -modfile=tools/go.mod golangci-lint
+DURATION ?=
+PACKAGES = ./...
+
+.PHONY: help
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: bin/telegraf bin/quickstart ## Build bin/telegraf, with our plugins, and the other commands.
+
+# Telegraf's command line can only be built inside Telegraf's module, and its internal packages cannot be imported from
+# outside. So its sources are copied out of the module cache, one file that imports our plugins is added, and the copy
+# takes the module's place in a go.mod of its own. Our go.sum knows the sums of our dependencies, Telegraf's those of
+# every plugin that a tag may ask for.
+TELEGRAF_SOURCE := .build/telegraf-$(TELEGRAF_VERSION)
+
+$(TELEGRAF_SOURCE)/go.mod: go.mod
+	$(GO) mod download github.com/influxdata/telegraf
+	rm -rf $(TELEGRAF_SOURCE) $(TELEGRAF_SOURCE).part
+	mkdir -p .build
+	cp -R "$$($(GO) list -m -f '{{.Dir}}' github.com/influxdata/telegraf)" $(TELEGRAF_SOURCE).part
+	chmod -R u+w $(TELEGRAF_SOURCE).part
+	printf 'package all\n\nimport _ "github.com/edgetide/telegraf-victorialogs/plugins" // register our plugins\n' \
+		> $(TELEGRAF_SOURCE).part/plugins/inputs/all/victorialogs.go
+	mv $(TELEGRAF_SOURCE).part $(TELEGRAF_SOURCE)
+	touch $@
+
+.build/go.mod: go.mod go.sum $(TELEGRAF_SOURCE)/go.mod
+	cp go.mod $@
+	$(GO) mod edit -replace github.com/influxdata/telegraf=./$(TELEGRAF_SOURCE) $@
+	sort -u go.sum $(TELEGRAF_SOURCE)/go.sum > .build/go.sum
+
+# The linker's Branch and Commit are all that Telegraf prints beside its version.
+TELEGRAF_LDFLAGS = -s -w \
+	-X github.com/influxdata/telegraf/internal.Version=$(TELEGRAF_VERSION) \
+	-X github.com/influxdata/telegraf/internal.Branch=telegraf-victorialogs \
+	-X github.com/influxdata/telegraf/internal.Commit=$(VERSION)
+
+.PHONY: bin/telegraf
+bin/telegraf: .build/go.mod
+	$(GO) build -modfile=.build/go.mod -mod=mod -trimpath -o $@ \
+		-tags "custom $(EDGE_TAGS) $(TELEGRAF_TAGS)" -ldflags "$(TELEGRAF_LDFLAGS)" \
+		github.com/influxdata/telegraf/cmd/telegraf
+
+.PHONY: bin/quickstart
+bin/quickstart:
+	$(GO) build -trimpath -o $@ ./cmd/quickstart
+
+.PHONY: run
+run: build ## The main job, to look at: MQTT and hardware into VictoriaLogs. DURATION=20s ends by itself.
+	bin/quickstart $(if $(DURATION),-duration $(DURATION))
+
+.PHONY: test
+test: bin/telegraf ## Run all tests.
+	$(GO) test $(PACKAGES)
+
+.PHONY: race
+race: bin/telegraf ## Run all tests under the race detector.
+	$(GO) test -race $(PACKAGES)
+
+.PHONY: fmt
+fmt: ## Format the code.
+	$(LINT) fmt
+
+.PHONY: lint
+lint: ## Lint the code.
+	$(LINT) run
+
+FUZZTIME ?= 30s
+
+.PHONY: fuzz
+fuzz: ## Run each fuzz target for FUZZTIME.
+	@set -e; for package in $$($(GO) list $(PACKAGES)); do \
+		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
+			echo "$$package $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
+		done; \
+	done
+
+.PHONY: bench
+bench: bin/telegraf ## Run all benchmarks, the side-by-side ones in bench/ among them.
+	$(GO) test -run '^$$' -bench . -benchmem $(PACKAGES)
+
+.PHONY: tidy-check
+tidy-check:
+	$(GO) mod tidy -diff
+	$(GO) vet $(PACKAGES)
+
+.PHONY: check
+check: tidy-check lint build race test ## All that CI runs.
