@@ -29,7 +29,7 @@ build: bin/telegraf bin/quickstart ## Build bin/telegraf, with our plugins, and 
 # every plugin that a tag may ask for.
 TELEGRAF_SOURCE := .build/telegraf-$(TELEGRAF_VERSION)
 
-$(TELEGRAF_SOURCE)/go.mod: go.mod
+$(TELEGRAF_SOURCE)/go.mod:
 	$(GO) mod download github.com/influxdata/telegraf
 	rm -rf $(TELEGRAF_SOURCE) $(TELEGRAF_SOURCE).part
 	mkdir -p .build
@@ -53,7 +53,8 @@ TELEGRAF_LDFLAGS = -s -w \
 
 .PHONY: bin/telegraf
 bin/telegraf: .build/go.mod
-	$(GO) build -modfile=.build/go.mod -mod=mod -trimpath -o $@ \
+	@echo "building $@ with Telegraf $(TELEGRAF_VERSION), our plugins and those of telegraf.tags $(TELEGRAF_TAGS)"
+	@$(GO) build -modfile=.build/go.mod -mod=mod -trimpath -o $@ \
 		-tags "custom $(EDGE_TAGS) $(TELEGRAF_TAGS)" -ldflags "$(TELEGRAF_LDFLAGS)" \
 		github.com/influxdata/telegraf/cmd/telegraf
 

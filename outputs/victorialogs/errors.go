@@ -67,11 +67,9 @@ func transportFailure(err error) *Failure {
 	}
 }
 
-// configurationTexts are what stands in a 400 that is no fault of the data.
-var configurationTexts = []string{
-	"unsupported path", "are disabled", "missing -http.pathPrefix", "as uint32", "invalid extra_field",
-	"HTTP request to an HTTPS server", // from whatever TLS server stands in front
-}
+// badDataText is how VictoriaLogs begins the 400 with which it refuses every line of a request. Its other 400s, and those
+// of a proxy, mean that something is set wrongly, and the data is good: they must not cost a row.
+const badDataText = "cannot process jsonline request"
 
 // answerFailure classifies an answer; nil means that the batch was taken.
 func answerFailure(status int, header http.Header, text string, now time.Time) *Failure {
@@ -82,8 +80,7 @@ func answerFailure(status int, header http.Header, text string, now time.Time) *
 	case status == http.StatusRequestTimeout || status == http.StatusTooManyRequests || status >= 500:
 		f.Kind = ErrRefused
 		f.RetryAfter = retryAfter(header.Get("Retry-After"), now)
-	case status == http.StatusBadRequest && !containsAny(text, configurationTexts),
-		status == http.StatusRequestEntityTooLarge, status == http.StatusUnprocessableEntity:
+	case status == http.StatusBadRequest && strings.Contains(text, badDataText), status == http.StatusRequestEntityTooLarge:
 		f.Kind = ErrBadData
 	case status >= 300 && status < 400:
 		f.Kind = ErrConfiguration
@@ -92,15 +89,6 @@ func answerFailure(status int, header http.Header, text string, now time.Time) *
 		f.Kind = ErrConfiguration
 	}
 	return f
-}
-
-func containsAny(text string, parts []string) bool {
-	for _, part := range parts {
-		if strings.Contains(text, part) {
-			return true
-		}
-	}
-	return false
 }
 
 // firstLine keeps a log line a line, whatever a proxy's error page holds.

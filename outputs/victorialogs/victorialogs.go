@@ -270,7 +270,8 @@ func (v *VictoriaLogs) newTarget() (*target, error) {
 	case strings.Contains(base.Path, "/insert/"):
 		return nil, fmt.Errorf("url = %q: must be the base URL; /insert/jsonline is added", v.URL)
 	}
-	endpoint := base.JoinPath("insert", "jsonline")
+	endpoint := base.JoinPath("/insert/jsonline")
+	endpoint.Path = "/" + strings.TrimPrefix(endpoint.Path, "/") // which JoinPath leaves out behind a bare host
 	if len(v.StreamFields) > 0 {
 		endpoint.RawQuery = url.Values{"_stream_fields": {strings.Join(v.StreamFields, ",")}}.Encode()
 	}
