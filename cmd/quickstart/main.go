@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/edgetide/telegraf-victorialogs/internal/agentproc"
+	"github.com/edgetide/telegraf-victorialogs/internal/vlserver"
 )
 
 func main() {
@@ -67,7 +68,7 @@ func run(ctx context.Context, o options) (err error) {
 	fmt.Fprintf(o.out, "Telegraf      %s --config %s\n", o.telegraf, o.config)
 
 	screen := newScreen(o.out)
-	before, err := logs.count(ctx)
+	before, err := vlserver.Count(ctx, logs.url)
 	if err != nil {
 		return err
 	}
@@ -168,7 +169,7 @@ func finish(o options, agent *agentproc.Agent, logs *logs, t totals, screen *scr
 	if err != nil {
 		return err
 	}
-	after, err := logs.count(ctx)
+	after, err := vlserver.Count(ctx, logs.url)
 	if err != nil {
 		return err
 	}

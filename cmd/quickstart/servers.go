@@ -2,23 +2,15 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
 	"net"
-	"net/http"
-	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/edgetide/telegraf-victorialogs/internal/testbroker"
 	"github.com/edgetide/telegraf-victorialogs/internal/vlreceiver"
+	"github.com/edgetide/telegraf-victorialogs/internal/vlserver"
 )
 
 // broker is the MQTT side.
@@ -93,25 +85,31 @@ func (d *devices) stop() (published int64, err error) {
 
 // logs is the VictoriaLogs side.
 type logs struct {
-	url    string
-	what   string
-	ours   bool // nobody else writes to it
-	client *http.Client
-	close  func() error
+	url   string
+	what  string
+	ours  bool // nobody else writes to it
+	close func() error
 }
 
 func findLogs(ctx context.Context, o options, dir string) (*logs, error) {
-	l := &logs{client: &http.Client{Timeout: 5 * time.Second}, close: func() error { return nil }}
-	switch path, err := exec.LookPath("victoria-logs"); {
+	l := &logs{close: func() error { return nil }}
+	switch path, ok := vlserver.Look(); {
 	case o.logsURL != "":
 		l.url, l.what = o.logsURL, "from VICTORIALOGS_URL"
 	case listens(ctx, o.logsAddr):
 		l.url, l.what = "http://"+o.logsAddr, "which listens here already"
-	case err == nil:
-		l.url, l.what, l.ours = "http://"+o.logsAddr, "victoria-logs from PATH, started here", true
-		if l.close, err = startVictoriaLogs(ctx, path, o.logsAddr, filepath.Join(dir, "victoria-logs")); err != nil {
+	case ok:
+		server, err := vlserver.New(path, o.logsAddr, filepath.Join(dir, "victoria-logs"))
+		if err != nil {
 			return nil, err
 		}
+		starting, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		if err := server.Start(starting); err != nil {
+			return nil, err
+		}
+		l.url, l.what, l.ours = server.URL(), "victoria-logs from PATH, started here", true
+		l.close = server.Stop
 	default:
 		server, err := vlreceiver.Start(vlreceiver.Config{Addr: o.logsAddr})
 		if err != nil {
@@ -132,67 +130,17 @@ func listens(ctx context.Context, addr string) bool {
 	return true
 }
 
-func startVictoriaLogs(ctx context.Context, path, addr, data string) (stop func() error, err error) {
-	server := exec.Command(path, "-storageDataPath="+data, "-httpListenAddr="+addr) //nolint:gosec,noctx // stop ends it
-	server.Stderr = io.Discard
-	if err := server.Start(); err != nil {
-		return nil, fmt.Errorf("starting %s: %w", path, err)
-	}
-	stop = func() error {
-		_ = server.Process.Signal(syscall.SIGTERM)
-		return server.Wait()
-	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	for tick := time.NewTicker(50 * time.Millisecond); ; {
-		if listens(ctx, addr) {
-			tick.Stop()
-			return stop, nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("%s does not listen on %s: %w", path, addr, ctx.Err()), stop())
-		}
-	}
-}
-
-// count returns how many rows are stored, those that were taken a moment ago included.
-func (l *logs) count(ctx context.Context) (int64, error) {
-	if _, err := l.get(ctx, "/internal/force_flush"); err != nil {
-		return 0, err
-	}
-	body, err := l.get(ctx, "/select/logsql/query?query="+url.QueryEscape("* | stats count() n"))
-	if err != nil {
-		return 0, err
-	}
-	var answer struct {
-		N string `json:"n"`
-	}
-	if err := json.Unmarshal(body, &answer); err != nil {
-		return 0, fmt.Errorf("counting rows at %s: %w", l.url, err)
-	}
-	return strconv.ParseInt(answer.N, 10, 64)
-}
-
-// lastRow returns the newest event, or what stands for it, in a few words.
+// lastRow returns the newest event, or hardware sample where there is none, in a few words.
 func (l *logs) lastRow(ctx context.Context) string {
-	body, err := l.get(ctx, "/select/logsql/query?limit=20&query=*")
-	if err != nil {
-		return "–"
-	}
 	var newest map[string]string
-	for line := range strings.Lines(string(body)) {
-		var row map[string]string
-		if json.Unmarshal([]byte(line), &row) != nil || row["measurement"] == "internal_victorialogs" {
-			continue
-		}
-		if newest == nil || (row["topic"] != "") == (newest["topic"] != "") && row["_time"] > newest["_time"] ||
-			row["topic"] != "" && newest["topic"] == "" {
+	err := vlserver.Rows(ctx, l.url, 20, func(row map[string]string) {
+		switch event := row["topic"] != ""; {
+		case strings.HasPrefix(row["measurement"], "internal_"):
+		case newest == nil, event && newest["topic"] == "", event == (newest["topic"] != "") && row["_time"] > newest["_time"]:
 			newest = row
 		}
-	}
-	if newest == nil {
+	})
+	if err != nil || newest == nil {
 		return "–"
 	}
 	var words []string
@@ -202,20 +150,4 @@ func (l *logs) lastRow(ctx context.Context) string {
 		}
 	}
 	return strings.Join(words, " ")
-}
-
-func (l *logs) get(ctx context.Context, path string) ([]byte, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(l.url, "/")+path, http.NoBody)
-	if err != nil {
-		return nil, err
-	}
-	response, err := l.client.Do(request)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = response.Body.Close() }()
-	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s answered %s", path, response.Status)
-	}
-	return io.ReadAll(io.LimitReader(response.Body, 16<<20))
 }
