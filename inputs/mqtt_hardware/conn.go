@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"slices"
@@ -202,5 +203,19 @@ func (c *gatheredConn) Close() error {
 	}
 	close(c.closing)
 	<-c.ended
+	if failed == nil {
+		c.lingerOn()
+	}
 	return c.Conn.Close()
+}
+
+// lingerOn ends our half of a TCP connection and reads on until the broker ended its own, for a short while: a socket
+// that is closed with unread input resets the connection, and the broker then loses acknowledgements it has not read.
+func (c *gatheredConn) lingerOn() {
+	const lingerTime = 200 * time.Millisecond
+	tcp, ok := c.Conn.(*net.TCPConn)
+	if !ok || tcp.CloseWrite() != nil || tcp.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
+		return
+	}
+	_, _ = io.Copy(io.Discard, tcp) // its end is what we wait for
 }

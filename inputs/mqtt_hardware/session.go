@@ -125,6 +125,7 @@ func (s *session) connection(ctx context.Context, up func()) error {
 	for {
 		select {
 		case <-ctx.Done():
+			s.farewell(client)
 			return nil
 		case err := <-lost:
 			return fmt.Errorf("connection to %s lost: %w", s.serverNames(), err)
@@ -142,6 +143,13 @@ func (s *session) connection(ctx context.Context, up func()) error {
 			}
 		}
 	}
+}
+
+// farewell waits until the broker has read the acknowledgements that were given: its answer to anything that was sent
+// behind them says so. Without it a client that comes back at once may be sent those messages again.
+func (s *session) farewell(client mqtt.Client) {
+	const patience = time.Second
+	client.Unsubscribe("telegraf/farewell/" + s.clientID).WaitTimeout(patience)
 }
 
 // connect brings a connection up, to the first of the servers that takes it. lost gets one error when it breaks.
