@@ -204,8 +204,20 @@ func cpuSource() source {
 		return readings, err
 	}
 	_, _ = guarded(context.Background(), read) // a failure shows again in the first sample
-	return read
+	baseline := time.Now()
+	return func(ctx context.Context) ([]reading, error) {
+		// The kernel counts in steps of 10 ms. Only the first sample can come too soon for them, as in telegraf --test.
+		if wait := leastCPUSpan - time.Since(baseline); wait > 0 {
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+			}
+		}
+		return read(ctx)
+	}
 }
+
+const leastCPUSpan = 100 * time.Millisecond
 
 // cpuTimes returns the time that all cpus together and each of them have spent by mode since boot.
 func cpuTimes(ctx context.Context) ([]cpu.TimesStat, error) {

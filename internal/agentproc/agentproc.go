@@ -180,7 +180,7 @@ func (a *Agent) WaitFor(ctx context.Context, done func(*Agent) bool) error {
 			if done(a) {
 				return nil
 			}
-			return fmt.Errorf("%w (%v) before what was waited for", ErrEnded, a.err)
+			return fmt.Errorf("%w before what was waited for: %w", ErrEnded, a.err)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -204,6 +204,12 @@ func (a *Agent) Stop(ctx context.Context) error {
 		return fmt.Errorf("telegraf did not end at SIGTERM: %w", ctx.Err())
 	}
 	return a.err
+}
+
+// CPU is the time that the process has used, once it has ended.
+func (a *Agent) CPU() time.Duration {
+	<-a.ended
+	return a.cmd.ProcessState.UserTime() + a.cmd.ProcessState.SystemTime()
 }
 
 // Kill sends SIGKILL and waits for the end.
