@@ -72,6 +72,9 @@ func TestSampleConfigIsThePluginsSamples(t *testing.T) {
 		own, err := os.ReadFile("../../" + plugin + "/sample.conf")
 		require.NoError(t, err)
 		require.Contains(t, text, string(own), "%s/sample.conf and sample.conf differ", plugin)
+		readme, err := os.ReadFile("../../" + plugin + "/README.md")
+		require.NoError(t, err)
+		require.Contains(t, string(readme), "```toml\n"+string(own)+"```", "%s/README.md and its sample.conf differ", plugin)
 	}
 }
 
