@@ -2,6 +2,7 @@ package victorialogs
 
 import (
 	"bytes"
+	"io"
 	"sync/atomic"
 	"time"
 
@@ -27,7 +28,9 @@ type batch struct {
 	retry    *backoff.ExponentialBackOff // nil before the first failure
 	due      time.Time                   // not to be tried again before
 
+	halved  bool         // its lines are part of another batch's memory
 	readers atomic.Int32 // request bodies that the HTTP transport has not let go of
+	begun   atomic.Bool  // the transport read from the body in this attempt
 }
 
 // tracked is a metric that reports to its input what became of it.
@@ -70,8 +73,8 @@ func (b *batch) split(lines []byte) (first, second *batch) {
 	for range half {
 		cut += bytes.IndexByte(lines[cut:], '\n') + 1
 	}
-	first = &batch{lines: lines[:cut:cut], count: half, opened: b.opened, last: b.last}
-	second = &batch{lines: lines[cut:], count: b.count - half, opened: b.opened, last: b.last}
+	first = &batch{lines: lines[:cut:cut], count: half, opened: b.opened, last: b.last, halved: true}
+	second = &batch{lines: lines[cut:], count: b.count - half, opened: b.opened, last: b.last, halved: true}
 	for _, t := range b.tracked {
 		if t.line < half {
 			first.tracked = append(first.tracked, t)
@@ -96,6 +99,18 @@ type bodyReader struct {
 	bytes.Reader
 	batch  *batch
 	closed atomic.Bool
+}
+
+// Read and WriteTo are what the transport reads with.
+func (r *bodyReader) Read(p []byte) (int, error) {
+	r.batch.begun.Store(true)
+	return r.Reader.Read(p)
+}
+
+// WriteTo spares a copy where the transport asks for it.
+func (r *bodyReader) WriteTo(w io.Writer) (int64, error) {
+	r.batch.begun.Store(true)
+	return r.Reader.WriteTo(w)
 }
 
 // Close is called by the transport, at times more than once.

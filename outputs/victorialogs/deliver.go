@@ -39,14 +39,17 @@ type delivery struct {
 	inFlight int
 	away     away
 	closing  bool
+	patient  bool // while closing: the retry budget is not spent
 
 	wake    chan struct{} // holds a token when a worker should look at the queue
-	drained chan struct{} // closed once closing and nothing is left
+	done    chan struct{} // closed when closing has come to its end
 	ctx     context.Context
 	cancel  context.CancelFunc
 	workers sync.WaitGroup
 	quiet   map[error]time.Time // when a line of this kind was last logged
 }
+
+var errMaxPending = errors.New("max_pending is reached")
 
 // away is what is known of a server that does not take batches; the zero value is one that does.
 type away struct {
@@ -58,7 +61,7 @@ type away struct {
 
 func (d *delivery) start() {
 	d.wake = make(chan struct{}, 1)
-	d.drained = make(chan struct{})
+	d.done = make(chan struct{})
 	d.quiet = make(map[error]time.Time)
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	for range d.concurrency {
@@ -71,62 +74,79 @@ func (d *delivery) enqueue(b *batch) (dropped []*batch) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.queue = append(d.queue, b)
-	d.bytes += b.size()
+	d.bytes += b.size() // and counted in pending_bytes since it was open
 	for d.bytes > d.maxBytes && len(d.queue) > 1 {
 		oldest := d.queue[0]
 		d.queue = slices.Delete(d.queue, 0, 1)
-		d.bytes -= oldest.size()
+		d.grow(-oldest.size())
 		dropped = append(dropped, oldest)
-		if d.away.dropped == 0 {
-			d.log.Errorf("max_pending is reached: dropping the oldest metrics until the server takes batches again")
-		}
 		d.away.dropped += oldest.count
+		if d.mayLog(errMaxPending) {
+			d.log.Errorf("max_pending is reached, since %s takes batches too slowly or not at all: dropping the oldest "+
+				"metrics, and counting them in metrics_dropped", d.target)
+		}
 	}
-	d.stats.pendingBytes.Set(d.bytes)
 	d.signal()
 	return dropped
+}
+
+// grow counts memory that closed batches take or give back.
+func (d *delivery) grow(bytes int64) {
+	d.bytes += bytes
+	d.stats.pendingBytes.Incr(bytes)
 }
 
 // close delivers what it can: for the length of one request's timeout while the server takes batches, and of the retry
 // budget while it does not. It returns what is left, after the last request ended.
 func (d *delivery) close() (left []*batch) {
 	d.mu.Lock()
-	d.closing = true
-	d.away.until = time.Time{}
-	for _, b := range d.queue {
-		b.due = time.Time{}
+	d.closing, d.patient = true, true
+	if !d.away.since.IsZero() {
+		d.away.until = time.Time{}
+		d.away.retry.Reset()
 	}
-	d.finishIfDrained()
+	for _, b := range d.queue {
+		b.due, b.retry = time.Time{}, nil
+	}
+	d.finish()
 	d.signal()
 	d.mu.Unlock()
 
-	budget, end := time.NewTimer(d.retryBudget), time.NewTimer(max(d.timeout, d.retryBudget))
+	budget := time.AfterFunc(d.retryBudget, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.patient = false
+		d.finish()
+	})
 	defer budget.Stop()
+	end := time.NewTimer(max(d.timeout, d.retryBudget))
 	defer end.Stop()
-wait:
-	for {
-		select {
-		case <-d.drained:
-			break wait
-		case <-budget.C:
-			if d.isAway() {
-				break wait
-			}
-		case <-end.C:
-			break wait
-		}
+	select {
+	case <-d.done:
+	case <-end.C:
 	}
 	d.cancel()
 	d.workers.Wait()
 	d.target.transport.CloseIdleConnections()
-	left, d.queue, d.bytes = d.queue, nil, 0
+
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	left, d.queue = d.queue, nil
+	d.grow(-d.bytes)
 	return left
 }
 
-func (d *delivery) isAway() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return !d.away.since.IsZero()
+// finish notices that closing need not go on: nothing is left, or the server is away and the budget spent.
+func (d *delivery) finish() {
+	drained := d.inFlight == 0 && len(d.queue) == 0
+	if !d.closing || !drained && (d.patient || d.away.since.IsZero()) {
+		return
+	}
+	select {
+	case <-d.done:
+	default:
+		close(d.done)
+	}
 }
 
 // signal gives one worker a reason to look at the queue. The lock need not be held.
@@ -134,16 +154,6 @@ func (d *delivery) signal() {
 	select {
 	case d.wake <- struct{}{}:
 	default:
-	}
-}
-
-func (d *delivery) finishIfDrained() {
-	if d.closing && d.inFlight == 0 && len(d.queue) == 0 {
-		select {
-		case <-d.drained:
-		default:
-			close(d.drained)
-		}
 	}
 }
 
@@ -209,11 +219,12 @@ func (d *delivery) encode(b *batch) {
 		return
 	}
 	b.body = d.encoding.compress(d.buffers.get(), b.lines)
-	d.buffers.put(b.lines)
-	b.lines = nil
+	if !b.halved {
+		d.buffers.put(b.lines)
+	}
+	b.lines, b.halved = nil, false
 	d.mu.Lock()
-	d.bytes += b.size() - before
-	d.stats.pendingBytes.Set(d.bytes)
+	d.grow(b.size() - before)
 	d.mu.Unlock()
 }
 
@@ -221,6 +232,7 @@ func (d *delivery) encode(b *batch) {
 func (d *delivery) attempt(b *batch) error {
 	ctx, cancel := context.WithTimeout(d.ctx, d.timeout)
 	defer cancel()
+	b.begun.Store(false)
 	request, err := d.target.request(ctx, b)
 	if err != nil {
 		return &Failure{Kind: ErrConfiguration, Err: err}
@@ -228,7 +240,7 @@ func (d *delivery) attempt(b *batch) error {
 	started := time.Now()
 	response, err := d.target.transport.RoundTrip(request)
 	if err != nil {
-		return transportFailure(err)
+		return transportFailure(err, b.begun.Load())
 	}
 	text, _ := io.ReadAll(io.LimitReader(response.Body, 4096)) // the status decides, however much of the text comes
 	_ = response.Body.Close()
@@ -250,7 +262,7 @@ func (d *delivery) settle(b *batch, started time.Time, err error) {
 	d.inFlight--
 	switch {
 	case err == nil:
-		d.bytes -= b.size()
+		d.grow(-b.size())
 		d.isBack()
 		unlocked = func() {
 			d.stats.delivered.Incr(int64(b.count))
@@ -264,8 +276,7 @@ func (d *delivery) settle(b *batch, started time.Time, err error) {
 	default:
 		d.requeue(b, started, err)
 	}
-	d.stats.pendingBytes.Set(d.bytes)
-	d.finishIfDrained()
+	d.finish()
 	d.mu.Unlock()
 	if unlocked != nil {
 		unlocked()
@@ -326,7 +337,7 @@ func (d *delivery) requeue(b *batch, started time.Time, err error) {
 
 func (d *delivery) newBackoff() *backoff.ExponentialBackOff {
 	return &backoff.ExponentialBackOff{
-		InitialInterval:     d.retryFirst,
+		InitialInterval:     min(d.retryFirst, d.retryMax*2/3),
 		RandomizationFactor: 0.5,
 		Multiplier:          2,
 		MaxInterval:         d.retryMax * 2 / 3, // which the jitter brings up to retry_max
@@ -346,14 +357,14 @@ func (d *delivery) insert(b *batch) {
 
 // setAside halves a batch that the server refused for good, until the offending lines stand alone; those are rejected.
 func (d *delivery) setAside(b *batch, failure *Failure) (unlocked func()) {
-	d.bytes -= b.size()
+	d.grow(-b.size())
 	if b.count > 1 {
 		lines, err := d.encoding.lines(b)
 		if err == nil {
 			first, second := b.split(lines)
 			d.insert(first)
 			d.insert(second)
-			d.bytes += first.size() + second.size()
+			d.grow(first.size() + second.size())
 			return nil
 		}
 		failure = &Failure{Kind: ErrBadData, Err: err}
@@ -380,7 +391,7 @@ func (d *delivery) mayLog(kind error) bool {
 
 // recycle gives the batch's memory back, unless the HTTP transport still reads it.
 func (d *delivery) recycle(b *batch) {
-	if b.readers.Load() == 0 {
+	if b.readers.Load() == 0 && !b.halved {
 		d.buffers.put(b.body)
 	}
 	b.body, b.lines, b.tracked = nil, nil, nil

@@ -26,6 +26,9 @@ const (
 	reservedNames = 4 // of encoder.taken, those that the server uses itself
 )
 
+// The server counts time in nanoseconds, as int64; a line with any other time is malformed to it.
+var earliest, latest = time.Unix(0, math.MinInt64), time.Unix(0, math.MaxInt64)
+
 // Reasons for which a metric cannot become a row. Each is the value of the tag reason of metrics_rejected.
 var (
 	errLineTooLong   = errors.New("line_too_long")
@@ -56,7 +59,7 @@ func (r repair) String() string {
 //
 //	{"_time":1700000000000000000,"_msg":"…","measurement":"cpu","host":"a","usage_idle":99.5,"site":"berlin"}\n
 //
-// _time is Unix time in nanoseconds, or RFC 3339 for the years that those cannot hold. _msg is the first of
+// _time is Unix time in nanoseconds, or RFC 3339 up to 1970 and from 2262 on. _msg is the first of
 // messageFields that the metric has and that is not empty, which then does not appear under its own name; without one
 // it is the measurement's name. Tags come before fields, extra fields last. It allocates nothing unless a name must be
 // repaired. It is not safe for concurrent use.
@@ -96,10 +99,10 @@ func (e *encoder) prepare(extraFields map[string]string) {
 func (e *encoder) appendLine(dst []byte, m telegraf.Metric, now time.Time) ([]byte, error) {
 	start := len(dst)
 	t := m.Time()
-	if e.maxAge > 0 && now.Sub(t) > e.maxAge {
+	if t.Before(earliest) || e.maxAge > 0 && now.Sub(t) > e.maxAge {
 		return dst, errTooOld
 	}
-	if e.maxFuture > 0 && t.Sub(now) > e.maxFuture {
+	if t.After(latest) || e.maxFuture > 0 && t.Sub(now) > e.maxFuture {
 		return dst, errTooNew
 	}
 	tags, fields := m.TagList(), m.FieldList()
@@ -125,7 +128,7 @@ func (e *encoder) appendLine(dst []byte, m telegraf.Metric, now time.Time) ([]by
 		dst = append(dst, e.measured...)
 		dst = e.appendName(dst, m.Name())
 	}
-	names := e.rowNames(tags, fields)
+	names := e.rowNames(tags, fields, message)
 	for i, tag := range tags {
 		dst = append(e.appendString(append(dst, ','), names[i]), ':')
 		dst = e.appendString(dst, tag.Value)
@@ -182,20 +185,26 @@ func (e *encoder) appendName(dst []byte, name string) []byte {
 	return append(dst, '"')
 }
 
-// rowNames returns the names under which the row's tags, then its fields appear. The slice is valid until the next call.
-func (e *encoder) rowNames(tags []*telegraf.Tag, fields []*telegraf.Field) []string {
+// rowNames returns the names under which the row's tags, then its fields appear; the message's is of no use. The slice
+// is valid until the next call.
+func (e *encoder) rowNames(tags []*telegraf.Tag, fields []*telegraf.Field, message *telegraf.Field) []string {
 	names, clean := e.names[:0], true
 	for _, tag := range tags {
 		names = append(names, tag.Key)
 		clean = clean && e.isClean(tag.Key)
 	}
+	skip := -1
 	for _, field := range fields {
+		if field == message {
+			skip = len(names)
+		} else {
+			clean = clean && e.isClean(field.Key) && !hasTag(tags, field.Key)
+		}
 		names = append(names, field.Key)
-		clean = clean && e.isClean(field.Key) && !hasTag(tags, field.Key)
 	}
 	e.names = names
 	if !clean {
-		e.repairNames(names)
+		e.repairNames(names, skip)
 	}
 	return names
 }
@@ -218,17 +227,22 @@ func hasTag(tags []*telegraf.Tag, key string) bool {
 }
 
 // repairNames replaces each name that the server would lose or mix up by one that it keeps and that nothing else in
-// this row has. A name that is fine stays; of a tag and a field with the same name the tag keeps it.
-func (e *encoder) repairNames(names []string) {
+// this row has. A name that is fine stays; of a tag and a field with the same name the tag keeps it. The name at skip
+// does not appear in the row.
+func (e *encoder) repairNames(names []string, skip int) {
 	used := make(map[string]bool, len(names))
 	var wrong []int
 	for i, name := range names {
+		if i == skip {
+			continue
+		}
 		if !e.isClean(name) || used[name] {
 			wrong = append(wrong, i)
 			continue
 		}
 		used[name] = true
 	}
+	slices.SortStableFunc(wrong, func(i, j int) int { return strings.Compare(names[i], names[j]) }) // whatever the fields' order
 	for _, i := range wrong {
 		name := names[i]
 		if !utf8.ValidString(name) {
@@ -271,7 +285,7 @@ func shortened(name string) string {
 }
 
 // appendTime appends Unix nanoseconds, which cost a third of RFC 3339 to write. The server tells seconds from
-// nanoseconds by their size, so times within a month of 1970 and those that int64 cannot hold are written in full.
+// nanoseconds by their size, so times up to 1970 are written in full; so are those of int64's last year.
 func appendTime(dst []byte, t time.Time) []byte {
 	if year := t.Year(); year > 1970 && year < 2262 {
 		return strconv.AppendInt(dst, t.UnixNano(), 10)
@@ -317,6 +331,8 @@ func (e *encoder) appendValue(dst []byte, value any) []byte {
 		return strconv.AppendFloat(dst, v, 'f', -1, 64)
 	case bool:
 		return strconv.AppendBool(dst, v)
+	case nil:
+		return append(dst, "null"...)
 	default: // Telegraf's metrics hold no other type, but the interface would allow it
 		return e.appendString(dst, fmt.Sprint(v))
 	}

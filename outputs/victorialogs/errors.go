@@ -15,7 +15,7 @@ import (
 
 // The kinds of a failed delivery. A [Failure] matches exactly one of them with errors.Is.
 var (
-	// ErrCannotConnect says that nothing was sent: no connection came about.
+	// ErrCannotConnect says that nothing of the batch was sent: no connection came about.
 	ErrCannotConnect = errors.New("cannot connect")
 	// ErrCannotSend says that the connection broke, or no answer came in time: the server may have stored the batch.
 	ErrCannotSend = errors.New("cannot send")
@@ -45,10 +45,10 @@ func (f *Failure) Error() string {
 // Unwrap gives the kind and the cause.
 func (f *Failure) Unwrap() []error { return []error{f.Kind, f.Err} }
 
-// transportFailure classifies what http.RoundTripper returned instead of an answer.
-func transportFailure(err error) *Failure {
+// transportFailure classifies what http.RoundTripper returned instead of an answer; begun says that it had begun to send
+// the body.
+func transportFailure(err error, begun bool) *Failure {
 	var (
-		dial      *net.OpError
 		record    tls.RecordHeaderError
 		verify    *tls.CertificateVerificationError
 		authority x509.UnknownAuthorityError
@@ -60,7 +60,7 @@ func transportFailure(err error) *Failure {
 	case errors.Is(err, http.ErrSchemeMismatch), errors.As(err, &record), errors.As(err, &verify), errors.As(err, &authority), errors.As(err, &host),
 		errors.As(err, &address), errors.As(err, &parse):
 		return &Failure{Kind: ErrConfiguration, Err: err}
-	case errors.As(err, &dial) && (dial.Op == "dial" || dial.Op == "proxyconnect" || dial.Op == "socks connect"):
+	case !begun:
 		return &Failure{Kind: ErrCannotConnect, Err: err}
 	default:
 		return &Failure{Kind: ErrCannotSend, Err: err}

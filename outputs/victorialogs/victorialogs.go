@@ -34,6 +34,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
+
 	"github.com/influxdata/telegraf"
 	"github.com/influxdata/telegraf/config"
 	"github.com/influxdata/telegraf/plugins/common/proxy"
@@ -257,18 +259,18 @@ func (v *VictoriaLogs) checkNames() error {
 
 // newTarget makes of the options where requests go.
 func (v *VictoriaLogs) newTarget() (*target, error) {
-	base, err := url.Parse(v.URL)
-	switch {
+	base, err := parseURL(v.URL)
+	switch shown := redacted(v.URL); {
 	case err != nil:
-		return nil, fmt.Errorf(`url = %q: %w; must be a base URL such as "http://127.0.0.1:9428"`, v.URL, err)
+		return nil, fmt.Errorf(`url = %q: %w; must be a base URL such as "http://127.0.0.1:9428"`, shown, err)
 	case base.Scheme != "http" && base.Scheme != "https", base.Host == "", base.Opaque != "":
-		return nil, fmt.Errorf(`url = %q: must be a base URL such as "http://127.0.0.1:9428"`, v.URL)
+		return nil, fmt.Errorf(`url = %q: must be a base URL such as "http://127.0.0.1:9428"`, shown)
 	case base.User != nil:
-		return nil, fmt.Errorf("url = %q: must not hold credentials; set username and password", base.Redacted())
+		return nil, fmt.Errorf("url = %q: must not hold credentials; set username and password", shown)
 	case base.RawQuery != "" || base.Fragment != "":
-		return nil, fmt.Errorf("url = %q: must end with the path; tenant, stream and extra fields have options of their own", v.URL)
+		return nil, fmt.Errorf("url = %q: must end with the path; tenant, stream and extra fields have options of their own", shown)
 	case strings.Contains(base.Path, "/insert/"):
-		return nil, fmt.Errorf("url = %q: must be the base URL; /insert/jsonline is added", v.URL)
+		return nil, fmt.Errorf("url = %q: must be the base URL; /insert/jsonline is added", shown)
 	}
 	endpoint := base.JoinPath("/insert/jsonline")
 	endpoint.Path = "/" + strings.TrimPrefix(endpoint.Path, "/") // which JoinPath leaves out behind a bare host
@@ -278,7 +280,14 @@ func (v *VictoriaLogs) newTarget() (*target, error) {
 
 	header := http.Header{}
 	for _, name := range slices.Sorted(maps.Keys(v.Headers)) {
-		switch canonical := http.CanonicalHeaderKey(name); canonical {
+		canonical := http.CanonicalHeaderKey(name)
+		if !httpguts.ValidHeaderFieldName(name) {
+			return nil, fmt.Errorf("headers: %q cannot be a header's name; must be letters, digits and dashes", name)
+		}
+		if strings.HasPrefix(canonical, "Vl-") {
+			return nil, fmt.Errorf("headers: %q must not be set; what VictoriaLogs takes from it has options of its own", name)
+		}
+		switch canonical {
 		case "Content-Type", "Content-Encoding", "Content-Length", "Transfer-Encoding", "Host":
 			return nil, fmt.Errorf("headers: %q must not be set; without the right one VictoriaLogs answers 200 and "+
 				"stores nothing", name)
@@ -310,9 +319,19 @@ func (v *VictoriaLogs) newTarget() (*target, error) {
 	if err != nil {
 		return nil, err
 	}
+	if v.HTTPProxyURL != "" {
+		address, err := parseURL(v.HTTPProxyURL)
+		if err == nil && (address.Host == "" || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, address.Scheme)) {
+			err = errors.New("is no proxy's address")
+		}
+		if err != nil {
+			return nil, fmt.Errorf(`http_proxy_url = %q: %w; must be a URL such as "http://proxy:3128"`,
+				redacted(v.HTTPProxyURL), err)
+		}
+	}
 	proxied, err := v.Proxy()
 	if err != nil {
-		return nil, fmt.Errorf(`http_proxy_url = %q: %w; must be a URL such as "http://proxy:3128"`, v.HTTPProxyURL, err)
+		return nil, err
 	}
 	t := &target{
 		url:    endpoint,
@@ -334,12 +353,33 @@ func (v *VictoriaLogs) newTarget() (*target, error) {
 	return t, nil
 }
 
+// parseURL is url.Parse without the URL in its errors, which may hold a password.
+func parseURL(text string) (*url.URL, error) {
+	parsed, err := url.Parse(text)
+	if broken := (*url.Error)(nil); errors.As(err, &broken) {
+		return nil, broken.Err
+	}
+	return parsed, err
+}
+
+// redacted hides what stands before the @ of a URL, well formed or not.
+func redacted(text string) string {
+	scheme, rest, ok := strings.Cut(text, "://")
+	if at := strings.LastIndex(rest, "@"); ok && at >= 0 {
+		return scheme + "://xxxxx" + rest[at:]
+	}
+	return text
+}
+
 // authorize sets the headers that may hold secrets.
 func (v *VictoriaLogs) authorize(header http.Header) error {
 	for name, secret := range v.Headers {
 		value, err := text(secret)
 		if err != nil {
 			return fmt.Errorf("headers: reading %q: %w", name, err)
+		}
+		if !httpguts.ValidHeaderFieldValue(value) {
+			return fmt.Errorf("headers: the value of %q has characters that a header cannot hold, such as a line's end", name)
 		}
 		header.Set(name, value)
 	}
@@ -424,6 +464,7 @@ func (v *VictoriaLogs) append(m telegraf.Metric, now time.Time) (dropped []*batc
 		}
 		return nil, err
 	}
+	v.stats.pendingBytes.Incr(int64(len(lines) - len(b.lines)))
 	if len(lines) > int(v.MaxBatchSize) && b.count > 0 { // this line opens the next batch
 		line := append(v.buffers.get(), lines[len(b.lines):]...)
 		b.lines = lines[:len(b.lines)]
