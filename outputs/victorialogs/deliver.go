@@ -38,6 +38,7 @@ type delivery struct {
 	bytes    int64    // of closed batches, in flight or not
 	inFlight int
 	away     away
+	full     bool // batches were dropped since half of the memory was free
 	closing  bool
 	patient  bool // while closing: the retry budget is not spent
 
@@ -48,8 +49,6 @@ type delivery struct {
 	workers sync.WaitGroup
 	quiet   map[error]time.Time // when a line of this kind was last logged
 }
-
-var errMaxPending = errors.New("max_pending is reached")
 
 // away is what is known of a server that does not take batches; the zero value is one that does.
 type away struct {
@@ -81,7 +80,8 @@ func (d *delivery) enqueue(b *batch) (dropped []*batch) {
 		d.grow(-oldest.size())
 		dropped = append(dropped, oldest)
 		d.away.dropped += oldest.count
-		if d.mayLog(errMaxPending) {
+		if !d.full {
+			d.full = true
 			d.log.Errorf("max_pending is reached, since %s takes batches too slowly or not at all: dropping the oldest "+
 				"metrics, and counting them in metrics_dropped", d.target)
 		}
@@ -263,6 +263,7 @@ func (d *delivery) settle(b *batch, started time.Time, err error) {
 	switch {
 	case err == nil:
 		d.grow(-b.size())
+		d.full = d.full && d.bytes > d.maxBytes/2
 		d.isBack()
 		unlocked = func() {
 			d.stats.delivered.Incr(int64(b.count))

@@ -59,7 +59,7 @@ func (r repair) String() string {
 //
 //	{"_time":1700000000000000000,"_msg":"…","measurement":"cpu","host":"a","usage_idle":99.5,"site":"berlin"}\n
 //
-// _time is Unix time in nanoseconds, or RFC 3339 up to 1970 and from 2262 on. _msg is the first of
+// _time is Unix time in nanoseconds, or RFC 3339 up to 1970. _msg is the first of
 // messageFields that the metric has and that is not empty, which then does not appear under its own name; without one
 // it is the measurement's name. Tags come before fields, extra fields last. It allocates nothing unless a name must be
 // repaired. It is not safe for concurrent use.
@@ -75,6 +75,10 @@ type encoder struct {
 	measured []byte   // `,"measurement":`, or empty
 	extra    []byte   // `,"site":"berlin"`…
 	extras   int      // how many fields extra holds
+
+	begins     [256]bool // first bytes of taken
+	lastName   string    // of the metric before
+	lastQuoted []byte
 
 	names    []string       // scratch of rowNames
 	repaired [repairs]int64 // since the last takeRepairs
@@ -93,6 +97,9 @@ func (e *encoder) prepare(extraFields map[string]string) {
 		e.extra = e.appendString(e.extra, extraFields[name])
 	}
 	e.extras = len(extraFields)
+	for _, name := range e.taken {
+		e.begins[name[0]] = true
+	}
 }
 
 // appendLine appends the metric's line to dst. An error is one of the reasons above, and dst is returned as it was.
@@ -106,39 +113,28 @@ func (e *encoder) appendLine(dst []byte, m telegraf.Metric, now time.Time) ([]by
 		return dst, errTooNew
 	}
 	tags, fields := m.TagList(), m.FieldList()
-	count := 2 + len(tags) + len(fields) + e.extras
-	if len(e.measured) > 0 {
-		count++
+	message := e.message(fields)
+	if e.count(len(tags)+len(fields), message != nil) > maxFields {
+		return dst, errTooManyFields
 	}
 
 	dst = append(dst, `{"_time":`...)
 	dst = appendTime(dst, t)
 	dst = append(dst, `,"_msg":`...)
-	message := e.message(fields)
+	name := e.quotedName(m.Name())
 	if message != nil {
-		count--
 		dst = e.appendText(dst, message.Value)
 	} else {
-		dst = e.appendName(dst, m.Name())
-	}
-	if count > maxFields {
-		return dst[:start], errTooManyFields
+		dst = append(dst, name...)
 	}
 	if len(e.measured) > 0 {
 		dst = append(dst, e.measured...)
-		dst = e.appendName(dst, m.Name())
+		dst = append(dst, name...)
 	}
-	names := e.rowNames(tags, fields, message)
-	for i, tag := range tags {
-		dst = append(e.appendString(append(dst, ','), names[i]), ':')
-		dst = e.appendString(dst, tag.Value)
-	}
-	for i, field := range fields {
-		if field == message {
-			continue
-		}
-		dst = append(e.appendString(append(dst, ','), names[len(tags)+i]), ':')
-		dst = e.appendValue(dst, field.Value)
+	if e.arePlain(tags, fields) {
+		dst = e.appendPlain(dst, tags, fields, message)
+	} else {
+		dst = e.appendRenamed(dst, tags, fields, message)
 	}
 	dst = append(dst, e.extra...)
 	dst = append(dst, '}', '\n')
@@ -146,6 +142,77 @@ func (e *encoder) appendLine(dst []byte, m telegraf.Metric, now time.Time) ([]by
 		return dst[:start], errLineTooLong
 	}
 	return dst, nil
+}
+
+// count is how many fields the row has.
+func (e *encoder) count(tagsAndFields int, message bool) int {
+	n := 2 + tagsAndFields + e.extras // with _time and _msg
+	if message {
+		n--
+	}
+	if len(e.measured) > 0 {
+		n++
+	}
+	return n
+}
+
+// arePlain reports that each name can be written as it is: the server keeps it, nothing else in the row has it, and it
+// needs no escaping. Nearly all rows are so.
+func (e *encoder) arePlain(tags []*telegraf.Tag, fields []*telegraf.Field) bool {
+	for _, tag := range tags {
+		if !e.isPlain(tag.Key) {
+			return false
+		}
+	}
+	for _, field := range fields {
+		if !e.isPlain(field.Key) || hasTag(tags, field.Key) {
+			return false
+		}
+	}
+	return true
+}
+
+func (e *encoder) isPlain(name string) bool {
+	if len(name) == 0 || len(name) > maxNameBytes {
+		return false
+	}
+	for i := range len(name) {
+		if !plain[name[i]] {
+			return false
+		}
+	}
+	return !e.begins[name[0]] || !slices.Contains(e.taken, name)
+}
+
+// appendPlain appends tags and fields whose names are plain.
+func (e *encoder) appendPlain(dst []byte, tags []*telegraf.Tag, fields []*telegraf.Field, message *telegraf.Field) []byte {
+	for _, tag := range tags {
+		dst = append(append(append(dst, `,"`...), tag.Key...), `":`...)
+		dst = e.appendString(dst, tag.Value)
+	}
+	for _, field := range fields {
+		if field != message {
+			dst = append(append(append(dst, `,"`...), field.Key...), `":`...)
+			dst = e.appendValue(dst, field.Value)
+		}
+	}
+	return dst
+}
+
+// appendRenamed appends tags and fields of which a name must be escaped or repaired.
+func (e *encoder) appendRenamed(dst []byte, tags []*telegraf.Tag, fields []*telegraf.Field, message *telegraf.Field) []byte {
+	names := e.rowNames(tags, fields, message)
+	for i, tag := range tags {
+		dst = append(e.appendString(append(dst, ','), names[i]), ':')
+		dst = e.appendString(dst, tag.Value)
+	}
+	for i, field := range fields {
+		if field != message {
+			dst = append(e.appendString(append(dst, ','), names[len(tags)+i]), ':')
+			dst = e.appendValue(dst, field.Value)
+		}
+	}
+	return dst
 }
 
 // takeRepairs calls f for each kind of repair that was made since the last call.
@@ -161,7 +228,7 @@ func (e *encoder) takeRepairs(f func(repair, int64)) {
 func (e *encoder) message(fields []*telegraf.Field) *telegraf.Field {
 	for _, name := range e.messageFields {
 		for _, field := range fields {
-			if field.Key == name && field.Value != "" {
+			if field.Key == name && field.Value != "" && field.Value != nil {
 				return field
 			}
 		}
@@ -169,8 +236,9 @@ func (e *encoder) message(fields []*telegraf.Field) *telegraf.Field {
 	return nil
 }
 
-// appendName appends the measurement's name as the naming options make it.
-func (e *encoder) appendName(dst []byte, name string) []byte {
+// quotedName returns the measurement's name, as the naming options make it, as a JSON string. It is valid until the next
+// call; most metrics have the name of the one before.
+func (e *encoder) quotedName(name string) []byte {
 	if e.nameOverride != "" {
 		name = e.nameOverride
 	}
@@ -178,11 +246,20 @@ func (e *encoder) appendName(dst []byte, name string) []byte {
 		e.repaired[repairedEmptyName]++
 		name = "unnamed"
 	}
-	dst = append(dst, '"')
-	dst = e.appendEscaped(dst, e.namePrefix)
-	dst = e.appendEscaped(dst, name)
-	dst = e.appendEscaped(dst, e.nameSuffix)
-	return append(dst, '"')
+	if name == e.lastName && len(e.lastQuoted) > 0 {
+		return e.lastQuoted
+	}
+	before := e.repaired[repairedUTF8]
+	quoted := append(e.lastQuoted[:0], '"')
+	quoted = e.appendEscaped(quoted, e.namePrefix)
+	quoted = e.appendEscaped(quoted, name)
+	quoted = e.appendEscaped(quoted, e.nameSuffix)
+	quoted = append(quoted, '"')
+	e.lastName, e.lastQuoted = name, quoted
+	if e.repaired[repairedUTF8] != before {
+		e.lastName = "\xff" // so that the repair is counted for each metric
+	}
+	return quoted
 }
 
 // rowNames returns the names under which the row's tags, then its fields appear; the message's is of no use. The slice
@@ -285,10 +362,11 @@ func shortened(name string) string {
 }
 
 // appendTime appends Unix nanoseconds, which cost a third of RFC 3339 to write. The server tells seconds from
-// nanoseconds by their size, so times up to 1970 are written in full; so are those of int64's last year.
+// nanoseconds by their size, so times up to 1970 are written in full.
 func appendTime(dst []byte, t time.Time) []byte {
-	if year := t.Year(); year > 1970 && year < 2262 {
-		return strconv.AppendInt(dst, t.UnixNano(), 10)
+	const after1970 = int64(365 * 24 * time.Hour)
+	if ns := t.UnixNano(); ns >= after1970 {
+		return strconv.AppendInt(dst, ns, 10)
 	}
 	dst = append(dst, '"')
 	dst = t.UTC().AppendFormat(dst, time.RFC3339Nano)
@@ -354,6 +432,34 @@ var plain = func() (table [256]bool) {
 
 // appendEscaped appends s as the inside of a JSON string (RFC 8259 section 7).
 func (e *encoder) appendEscaped(dst []byte, s string) []byte {
+	start := len(dst)
+	dst = append(dst, s...)
+	if n := plainPrefix(dst[start:]); n < len(s) {
+		return e.appendUnplain(dst[:start+n], s[n:])
+	}
+	return dst
+}
+
+// plainPrefix returns how many bytes at the start of b stand for themselves. It looks at eight at a time: subtraction
+// borrows into a byte's highest bit where the byte is below what is subtracted from it.
+func plainPrefix(b []byte) int {
+	const each, highest = 0x0101010101010101, 0x8080808080808080
+	n := 0
+	for ; n+8 <= len(b); n += 8 {
+		x := binary.LittleEndian.Uint64(b[n:])
+		quote, backslash := x^each*'"', x^each*'\\' // zero where it is one
+		if (x|(x-each*' ')|(quote-each)|(backslash-each))&highest != 0 {
+			break
+		}
+	}
+	for n < len(b) && plain[b[n]] {
+		n++
+	}
+	return n
+}
+
+// appendUnplain is appendEscaped for a string that begins with a byte that may not stand for itself.
+func (e *encoder) appendUnplain(dst []byte, s string) []byte {
 	const digits = "0123456789abcdef"
 	done := 0
 	for i := 0; i < len(s); {

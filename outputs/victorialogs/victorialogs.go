@@ -365,8 +365,13 @@ func parseURL(text string) (*url.URL, error) {
 // redacted hides what stands before the @ of a URL, well formed or not.
 func redacted(text string) string {
 	scheme, rest, ok := strings.Cut(text, "://")
-	if at := strings.LastIndex(rest, "@"); ok && at >= 0 {
-		return scheme + "://xxxxx" + rest[at:]
+	if !ok {
+		scheme, rest = "", text
+	} else {
+		scheme += "://"
+	}
+	if at := strings.LastIndex(rest, "@"); at >= 0 {
+		return scheme + "xxxxx" + rest[at:]
 	}
 	return text
 }
