@@ -6,6 +6,12 @@ SHELL := /bin/sh
 VERSION ?= $(shell cat VERSION)
 TELEGRAF_VERSION := 1.37.2
 
+# Tests wait more than they compute, so many run at a time. The end-to-end ones run bin/telegraf, which the race detector
+# does not see; `make race-agent` runs them with one that it does.
+PARALLEL = -parallel 8
+E2E = github.com/edgetide/telegraf-victorialogs/internal/e2e
+UNIT = $$($(GO) list ./... | grep -v '^$(E2E)$$')
+
 # Which of Telegraf's own plugins are in bin/telegraf. Add to them with, for example,
 # make build TELEGRAF_TAGS="inputs.modbus outputs.kafka"
 TELEGRAF_TAGS ?=
@@ -14,7 +20,7 @@ EDGE_TAGS := $(shell cat telegraf.tags)
 GO ?= go
 LINT = $(GO) tool -modfile=tools/go.mod golangci-lint
 DURATION ?=
-PACKAGES = ./...
+BUILD_FLAGS ?=
 
 .PHONY: help
 help: ## List the targets.
@@ -54,7 +60,7 @@ TELEGRAF_LDFLAGS = -s -w \
 .PHONY: bin/telegraf
 bin/telegraf: .build/go.mod
 	@echo "building $@ with Telegraf $(TELEGRAF_VERSION), our plugins and those of telegraf.tags $(TELEGRAF_TAGS)"
-	@$(GO) build -modfile=.build/go.mod -mod=mod -trimpath -o $@ \
+	@$(GO) build $(BUILD_FLAGS) -modfile=.build/go.mod -mod=mod -trimpath -o $@ \
 		-tags "custom $(EDGE_TAGS) $(TELEGRAF_TAGS)" -ldflags "$(TELEGRAF_LDFLAGS)" \
 		github.com/influxdata/telegraf/cmd/telegraf
 
@@ -68,11 +74,17 @@ run: build ## The main job, to look at: MQTT and hardware into VictoriaLogs. DUR
 
 .PHONY: test
 test: bin/telegraf ## Run all tests.
-	$(GO) test $(PACKAGES)
+	$(GO) test $(PARALLEL) ./...
 
 .PHONY: race
-race: bin/telegraf ## Run all tests under the race detector.
-	$(GO) test -race $(PACKAGES)
+race: ## Run all tests but the end-to-end ones under the race detector.
+	$(GO) test -race $(PARALLEL) $(UNIT)
+
+.PHONY: race-agent
+race-agent: ## Run the end-to-end tests with a bin/telegraf that has the race detector in it.
+	$(MAKE) bin/telegraf BUILD_FLAGS=-race
+	$(GO) test -count=1 $(PARALLEL) $(E2E)
+	$(MAKE) bin/telegraf
 
 .PHONY: fmt
 fmt: ## Format the code.
@@ -86,7 +98,7 @@ FUZZTIME ?= 30s
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME.
-	@set -e; for package in $$($(GO) list $(PACKAGES)); do \
+	@set -e; for package in $$($(GO) list ./...); do \
 		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
 			echo "$$package $$target"; \
 			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
@@ -95,12 +107,13 @@ fuzz: ## Run each fuzz target for FUZZTIME.
 
 .PHONY: bench
 bench: bin/telegraf ## Run all benchmarks, the side-by-side ones in bench/ among them.
-	$(GO) test -run '^$$' -bench . -benchmem $(PACKAGES)
+	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 .PHONY: tidy-check
 tidy-check:
 	$(GO) mod tidy -diff
-	$(GO) vet $(PACKAGES)
+	$(GO) vet ./...
 
 .PHONY: check
-check: tidy-check lint build race test ## All that CI runs.
+check: tidy-check lint build race ## All that CI runs: this and `make test`.
+	$(MAKE) test

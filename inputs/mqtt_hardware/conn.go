@@ -8,12 +8,13 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"slices"
 	"sync"
 	"time"
 
-	mqtt "github.com/eclipse/paho.mqtt.golang"
+	"github.com/gorilla/websocket"
 	"golang.org/x/net/proxy"
 )
 
@@ -36,12 +37,7 @@ func dial(ctx context.Context, broker *url.URL, timeout time.Duration, tlsConfig
 	direct := &net.Dialer{Timeout: timeout}
 	switch {
 	case slices.Contains(webSchemes, broker.Scheme):
-		address := *broker
-		address.User = nil // the websocket library takes none
-		if broker.Scheme == "ws" {
-			tlsConfig = nil
-		}
-		conn, err = mqtt.NewWebsocket(address.String(), tlsConfig, timeout, nil, &mqtt.WebsocketOptions{})
+		conn, err = dialWebsocket(ctx, broker, tlsConfig)
 	case broker.Scheme == "unix":
 		conn, err = direct.DialContext(ctx, "unix", broker.Host+broker.Path)
 	default:
@@ -80,10 +76,77 @@ func handshake(ctx context.Context, conn net.Conn, host string, tlsConfig *tls.C
 	return secure, nil
 }
 
+// dialWebsocket speaks MQTT over websocket (MQTT 3.1.1 section 6). The MQTT library's own dialling cannot be aborted.
+func dialWebsocket(ctx context.Context, broker *url.URL, tlsConfig *tls.Config) (net.Conn, error) {
+	stop := func() bool { return true }
+	defer func() { stop() }()
+	dialer := &websocket.Dialer{
+		Proxy:           http.ProxyFromEnvironment,
+		Subprotocols:    []string{"mqtt"},
+		TLSClientConfig: tlsConfig,
+		NetDialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+			if err == nil { // gorilla's handshake ends with the context's deadline, but not when it is cancelled
+				stop = context.AfterFunc(ctx, func() { _ = conn.Close() })
+			}
+			return conn, err
+		},
+	}
+	conn, answer, err := dialer.DialContext(ctx, broker.String(), nil)
+	if answer != nil {
+		_ = answer.Body.Close() // holds the beginning of a refusal's text, which err does not need
+	}
+	if err != nil && answer != nil {
+		return nil, fmt.Errorf("%w: the server answered %s", err, answer.Status)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &websocketConn{Conn: conn}, nil
+}
+
+// websocketConn makes a stream of binary messages; where one ends and the next begins has no meaning.
+type websocketConn struct {
+	*websocket.Conn
+	message io.Reader // what is left of the one that is being read
+}
+
+func (c *websocketConn) Read(p []byte) (int, error) {
+	for {
+		if c.message == nil {
+			_, message, err := c.NextReader()
+			if err != nil {
+				return 0, err
+			}
+			c.message = message
+		}
+		n, err := c.message.Read(p)
+		if errors.Is(err, io.EOF) {
+			c.message = nil
+			if err = nil; n == 0 {
+				continue
+			}
+		}
+		return n, err
+	}
+}
+
+func (c *websocketConn) Write(p []byte) (int, error) {
+	if err := c.WriteMessage(websocket.BinaryMessage, p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+func (c *websocketConn) SetDeadline(t time.Time) error {
+	return c.NetConn().SetDeadline(t) // gorilla's own must not be called beside a Write
+}
+
 const (
 	readBuffer  = 64 << 10               // bytes; holds some hundred messages
 	gatherBytes = 16 << 10               // written at once when so many wait
 	gatherTime  = 200 * time.Microsecond // how long the first byte waits for others
+	closeTime   = time.Second            // for the last write
 )
 
 // gatheredConn is a connection that saves system calls: reads are buffered, since the MQTT library reads a packet's
@@ -97,8 +160,9 @@ type gatheredConn struct {
 
 	mu      sync.Mutex
 	out     []byte // gathered
-	spare   []byte // the memory of the last write
-	err     error  // of the first failed write, or net.ErrClosed
+	spare   []byte // the memory of the last write, for the next but one
+	err     error  // of the first failed write, or net.ErrClosed after Close
+	closed  bool
 	wake    chan struct{}
 	closing chan struct{}
 	ended   chan struct{} // closed when the writing goroutine has ended
@@ -161,7 +225,7 @@ func (c *gatheredConn) write() {
 func (c *gatheredConn) flush() {
 	c.mu.Lock()
 	out := c.out
-	c.out = c.spare[:0]
+	c.out, c.spare = c.spare[:0], nil
 	c.mu.Unlock()
 	if len(out) > 0 {
 		if _, err := c.Conn.Write(out); err != nil {
@@ -176,37 +240,38 @@ func (c *gatheredConn) flush() {
 	c.mu.Unlock()
 }
 
-// fail makes err the answer to later writes; the first one stays. It reports whether this was the first.
-func (c *gatheredConn) fail(err error) bool {
+// fail makes err the answer to later writes; the first one stays.
+func (c *gatheredConn) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.err != nil {
-		return false
+	if c.err == nil {
+		c.err = err
 	}
-	c.err = err
-	return true
 }
 
 // Close writes what is gathered and closes the connection. Later calls wait for the first and do nothing.
 func (c *gatheredConn) Close() error {
 	c.mu.Lock()
-	first := !errors.Is(c.err, net.ErrClosed)
-	failed := c.err
-	c.err = net.ErrClosed
+	first, failed := !c.closed, c.err != nil
+	c.closed, c.err = true, net.ErrClosed
 	c.mu.Unlock()
 	if !first {
 		<-c.ended
 		return nil
 	}
-	if failed == nil {
-		_ = c.SetWriteDeadline(time.Now().Add(time.Second)) // a socket that cannot is closed below all the same
-	}
 	close(c.closing)
-	<-c.ended
-	if failed == nil {
-		c.lingerOn()
+	patience := time.NewTimer(closeTime)
+	defer patience.Stop()
+	select {
+	case <-c.ended:
+		if !failed {
+			c.lingerOn()
+		}
+	case <-patience.C: // the peer takes nothing in
 	}
-	return c.Conn.Close()
+	err := c.Conn.Close()
+	<-c.ended
+	return err
 }
 
 // lingerOn ends our half of a TCP connection and reads on until the broker ended its own, for a short while: a socket

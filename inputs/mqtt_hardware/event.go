@@ -2,6 +2,7 @@ package mqtt_hardware
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"strconv"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ const (
 	eventName = "mqtt"
 	maxDepth  = 64  // of nested JSON; what is deeper is kept as text
 	maxFields = 900 // VictoriaLogs drops rows with more than 1000, tags included
+	maxNames  = 10  // times the payload's length: nested names repeat their prefix
 )
 
 // readEvent makes a metric of any payload. It never fails, since losing an event is worse than an unforeseen shape:
@@ -24,7 +26,7 @@ const (
 //   - a JSON object becomes fields. Nested objects are joined by dots, arrays stay JSON text, null is left out,
 //     integers are exact: int64, then uint64, then text. Other numbers are float64. Of equal names the later ones get
 //     _2, _3 and so on.
-//   - any other text, an object without fields, and one beyond maxDepth or maxFields, become the field message.
+//   - any other text, an object without fields, and one beyond the bounds below, become the field message.
 //   - what is no UTF-8 becomes base64 in the field payload_base64.
 func readEvent(payload []byte, at time.Time) telegraf.Metric {
 	m := metric.New(eventName, nil, nil, at)
@@ -34,9 +36,9 @@ func readEvent(payload []byte, at time.Time) telegraf.Metric {
 	}
 	text := string(payload)
 	if looksLikeObject(text) && depth(text) <= maxDepth && gjson.Valid(text) {
-		r := eventReader{m: m}
+		r := eventReader{m: m, room: maxNames * len(text)}
 		r.object("", gjson.Parse(text))
-		if r.fields > 0 && r.fields <= maxFields {
+		if r.fields > 0 && !r.beyond() {
 			return m
 		}
 		m = metric.New(eventName, nil, nil, at)
@@ -72,12 +74,17 @@ func depth(text string) (deepest int) {
 type eventReader struct {
 	m      telegraf.Metric
 	fields int
+	room   int            // bytes that names may still take
+	equal  map[string]int // how often a name came; nil while all are different
 }
+
+// beyond reports that the object is beyond the bounds.
+func (r *eventReader) beyond() bool { return r.fields > maxFields || r.room < 0 }
 
 func (r *eventReader) object(prefix string, object gjson.Result) {
 	object.ForEach(func(key, value gjson.Result) bool {
-		r.value(prefix+key.String(), value)
-		return r.fields <= maxFields
+		r.value(prefix+unquoted(key), value)
+		return !r.beyond()
 	})
 }
 
@@ -85,7 +92,7 @@ func (r *eventReader) value(name string, value gjson.Result) {
 	switch value.Type {
 	case gjson.Null:
 	case gjson.String:
-		r.add(name, value.String())
+		r.add(name, unquoted(value))
 	case gjson.True, gjson.False:
 		r.add(name, value.Type == gjson.True)
 	case gjson.Number:
@@ -101,14 +108,30 @@ func (r *eventReader) value(name string, value gjson.Result) {
 
 func (r *eventReader) add(name string, value any) {
 	r.fields++
-	if r.fields > maxFields {
+	r.room -= len(name)
+	if r.beyond() {
 		return
 	}
 	free := name
-	for n := 2; r.m.HasField(free); n++ {
-		free = name + "_" + strconv.Itoa(n)
+	for r.m.HasField(free) {
+		if r.equal == nil {
+			r.equal = make(map[string]int)
+		}
+		r.equal[name]++
+		free = name + "_" + strconv.Itoa(r.equal[name]+1)
 	}
 	r.m.AddField(free, value)
+}
+
+// unquoted returns a JSON string's text. gjson takes what follows a lone surrogate for the other half.
+func unquoted(s gjson.Result) string {
+	if strings.Contains(s.Raw, `\u`) {
+		var text string
+		if json.Unmarshal([]byte(s.Raw), &text) == nil {
+			return text
+		}
+	}
+	return s.String()
 }
 
 // number reads a JSON number (RFC 8259 section 6) without taking an integer through float64.

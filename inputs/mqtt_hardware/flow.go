@@ -35,7 +35,7 @@ const (
 type flow struct {
 	stats          *stats
 	log            telegraf.Logger
-	makeMetrics    func(payload []byte, topic string, at time.Time) []telegraf.Metric
+	makeMetrics    func(payload []byte, topic string, at time.Time) (metrics []telegraf.Metric, malformed bool)
 	wants          func(topic string) bool // must not wait
 	acc            telegraf.Accumulator
 	maxUndelivered int
@@ -50,10 +50,11 @@ type flow struct {
 	queued     int                 // bytes of payloads in the queue
 	unacked    map[uint16]*message // of this session, by packet identifier
 	handed     int                 // tracked messages that Telegraf has, or has rejected
+	feeding    bool                // one is being handed over
 	rejected   []*message          // wait to be handed over again
 	settled    []settlement
 	retryAfter time.Duration
-	overflowed bool          // messages with QoS 1 or 2 had to be left to the broker
+	leftBehind int64         // messages with QoS 1 or 2 that did not fit and are left to the broker
 	idle       chan struct{} // closed once draining and nothing is left; nil otherwise
 
 	feedWake, ackWake chan struct{}
@@ -65,6 +66,7 @@ type message struct {
 	payload []byte
 	at      time.Time
 	tracked bool // its sender waits for an acknowledgement: QoS 1 or 2
+	again   bool // it was handed over before
 
 	// What follows is the flow's, under its lock.
 	publish    mqtt.Message // to acknowledge; nil once its session is gone
@@ -110,14 +112,15 @@ func (f *flow) connecting() (connection int) {
 func (f *flow) connected(sessionPresent bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !sessionPresent { // identifiers of the old session mean nothing in this one
+	if !sessionPresent { // identifiers of the old session mean nothing in this one, and it has no more to send
 		for _, m := range f.unacked {
 			m.publish = nil
 		}
 		clear(f.unacked)
 		f.stats.unacked.Set(0)
+		f.stats.dropped[droppedOverflow].Incr(f.leftBehind)
 	}
-	f.begun, f.online, f.overflowed = true, true, false
+	f.begun, f.online, f.leftBehind = true, true, 0
 	early := f.early
 	f.early = nil
 	for _, publish := range early {
@@ -190,24 +193,25 @@ func (f *flow) take(publish mqtt.Message, connection int) {
 
 // overflow leaves a message to the broker, or counts it as dropped when the broker will not send it again.
 func (f *flow) overflow(tracked bool) {
-	switch {
-	case !tracked:
+	if !tracked {
 		if f.stats.dropped[droppedOverflow].Get() == 0 {
 			f.log.Errorf("Dropping QoS 0 messages: %d wait already, and the outputs do not keep up", len(f.queue))
 		}
 		f.stats.dropped[droppedOverflow].Incr(1)
-	case !f.overflowed:
-		f.log.Warnf("The broker sends more unacknowledged messages than fit into memory; reconnecting when %d are through, "+
-			"for it to send the others again", len(f.queue))
-		f.overflowed = true
+		return
 	}
+	if f.leftBehind == 0 {
+		f.log.Warnf("The broker sends more unacknowledged messages than fit into memory; reconnecting when %d are through, "+
+			"for it to send the others again, which it does for a persistent session", len(f.queue))
+	}
+	f.leftBehind++
 }
 
 // wantsReconnect reports that messages were left to the broker and that there is room for them now.
 func (f *flow) wantsReconnect() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.overflowed && len(f.queue) == 0 && f.handed == 0
+	return f.leftBehind > 0 && len(f.queue) == 0
 }
 
 // feed hands messages to Telegraf until stop. It may wait there for the outputs; only the queue waits for it.
@@ -254,6 +258,8 @@ func (f *flow) next() (m *message, rejected int) {
 			f.handed++
 		}
 	}
+	f.feeding = m != nil
+	f.finishIfIdle()
 	return m, len(f.rejected)
 }
 
@@ -280,7 +286,11 @@ func (f *flow) retryRejected() {
 
 // hand gives a message to Telegraf, which may already have settled it when hand returns.
 func (f *flow) hand(m *message) {
-	metrics := f.makeMetrics(m.payload, m.topic, m.at)
+	metrics, malformed := f.makeMetrics(m.payload, m.topic, m.at)
+	if malformed && !m.again {
+		f.stats.malformed.Incr(1)
+	}
+	m.again = true
 	if m.tracked {
 		metrics, _ = metric.WithGroupTracking(metrics, func(info telegraf.DeliveryInfo) {
 			f.mu.Lock()
@@ -375,7 +385,7 @@ func (f *flow) drain(ctx context.Context) (left int) {
 }
 
 func (f *flow) finishIfIdle() {
-	if f.idle != nil && len(f.queue) == 0 && f.handed == 0 {
+	if f.idle != nil && len(f.queue) == 0 && f.handed == 0 && !f.feeding {
 		close(f.idle)
 		f.idle = nil
 	}

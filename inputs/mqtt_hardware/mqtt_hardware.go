@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -71,6 +72,7 @@ type MQTTHardware struct {
 	Log        telegraf.Logger     `toml:"-"`
 	Statistics *selfstat.Collector `toml:"-"`
 
+	id        string
 	newParser telegraf.ParserFunc
 	parser    telegraf.Parser // nil: payloads are read as events
 	topicTag  string
@@ -97,6 +99,7 @@ func New() *MQTTHardware {
 		KeepAlive:              config.Duration(60 * time.Second),
 		PingTimeout:            config.Duration(10 * time.Second),
 		MaxUndeliveredMessages: 1000,
+		id:                     rand.Text(),
 	}
 }
 
@@ -167,6 +170,9 @@ func (p *MQTTHardware) check() error {
 	}
 	if p.QoS < 0 || p.QoS > 2 {
 		return fmt.Errorf("qos = %d: must be 0, 1 or 2", p.QoS)
+	}
+	if p.Username.Empty() && !p.Password.Empty() {
+		return errors.New(`username = "": must be set beside password; MQTT knows no password alone`)
 	}
 	if p.PersistentSession && p.ClientID == "" {
 		return errors.New(`client_id = "": must be set with persistent_session, since the broker keeps the session by it`)
@@ -251,7 +257,11 @@ func (p *MQTTHardware) serverURLs(withTLS bool) ([]*url.URL, error) {
 			return nil, fmt.Errorf("servers = %q: %w; %s", p.Servers, err, right)
 		}
 		known := slices.Concat(plainSchemes, tlsSchemes, webSchemes, []string{"unix"})
-		if !slices.Contains(known, parsed.Scheme) || parsed.Host == "" && parsed.Scheme != "unix" {
+		if port, err := strconv.ParseUint(parsed.Port(), 10, 16); parsed.Port() != "" && (err != nil || port == 0) {
+			return nil, fmt.Errorf("servers = %q: %q is no port; %s", p.Servers, parsed.Port(), right)
+		}
+		if !slices.Contains(known, parsed.Scheme) || parsed.Scheme != "unix" && parsed.Hostname() == "" ||
+			parsed.Scheme == "unix" && parsed.Host+parsed.Path == "" {
 			return nil, fmt.Errorf("servers = %q: %q cannot be used; %s", p.Servers, server, right)
 		}
 		if parsed.Port() == "" && (slices.Contains(plainSchemes, parsed.Scheme) || slices.Contains(tlsSchemes, parsed.Scheme)) {
@@ -270,6 +280,15 @@ type traceLogger struct{ log telegraf.Logger }
 
 func (t traceLogger) Println(v ...any)               { t.log.Debug(strings.TrimSpace(fmt.Sprintln(v...))) }
 func (t traceLogger) Printf(format string, v ...any) { t.log.Debugf(strings.TrimSpace(format), v...) }
+
+// ID is what the agent keeps the state by. By default that is a hash of all options, which would lose the state whenever
+// topics change. Without a persistent session there is nothing to find again.
+func (p *MQTTHardware) ID() string {
+	if p.PersistentSession {
+		return "mqtt_hardware " + p.ClientID + " at " + strings.Join(p.Servers, " ")
+	}
+	return p.id
+}
 
 // GetState and SetState keep the topics over a restart, where the agent has a state file: a session that the broker
 // resumes may hold subscriptions to topics that the configuration no longer lists.
@@ -323,6 +342,7 @@ func (p *MQTTHardware) Stop() {
 	close(p.stopFeed)
 	p.feedRun.Wait()
 	p.stopSession()
+	p.stopSession = nil
 	p.sessionRun.Wait()
 	close(p.stopAck)
 	p.ackRun.Wait()
@@ -330,9 +350,9 @@ func (p *MQTTHardware) Stop() {
 }
 
 // makeMetrics reads a payload. It returns one metric at least: what cannot be read as data_format says becomes an event
-// with the field error.
-func (p *MQTTHardware) makeMetrics(payload []byte, topic string, at time.Time) []telegraf.Metric {
-	metrics := p.parse(payload, at)
+// with the field error, and is malformed.
+func (p *MQTTHardware) makeMetrics(payload []byte, topic string, at time.Time) (metrics []telegraf.Metric, malformed bool) {
+	metrics, malformed = p.parse(payload, at)
 	levels := strings.Split(topic, "/")
 	for _, m := range metrics {
 		if p.topicTag != "" {
@@ -340,31 +360,37 @@ func (p *MQTTHardware) makeMetrics(payload []byte, topic string, at time.Time) [
 		}
 		for _, parser := range p.topics {
 			if err := parser.apply(m, levels); err != nil {
-				p.stats.malformed.Incr(1)
+				malformed = true
 				m.AddField("error", err.Error())
 			}
 		}
 	}
-	return metrics
+	return metrics, malformed
 }
 
-func (p *MQTTHardware) parse(payload []byte, at time.Time) []telegraf.Metric {
+func (p *MQTTHardware) parse(payload []byte, at time.Time) (metrics []telegraf.Metric, malformed bool) {
 	if p.parser == nil {
-		return []telegraf.Metric{readEvent(payload, at)}
+		return []telegraf.Metric{readEvent(payload, at)}, false
 	}
+	begin := time.Now()
 	metrics, err := p.parser.Parse(payload)
+	end := time.Now()
+	for _, m := range metrics { // without a time in the payload parsers take the present; it is the same at each try
+		if !m.Time().Before(begin) && !m.Time().After(end) {
+			m.SetTime(at)
+		}
+	}
 	if err == nil && len(metrics) > 0 {
-		return metrics
+		return metrics, false
 	}
 	if err == nil {
 		err = errors.New("no metric in this payload")
 	}
-	p.stats.malformed.Incr(1)
 	m := metric.New(eventName, nil, map[string]any{"error": fmt.Sprintf("data_format %s: %v", p.DataFormat, err)}, at)
 	if utf8.Valid(payload) {
 		m.AddField("message", string(payload))
 	} else {
 		m.AddField("payload_base64", base64.StdEncoding.EncodeToString(payload))
 	}
-	return append(metrics, m)
+	return append(metrics, m), true
 }

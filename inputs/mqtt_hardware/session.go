@@ -15,6 +15,7 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	mqtt "github.com/eclipse/paho.mqtt.golang"
+	"github.com/eclipse/paho.mqtt.golang/packets"
 
 	"github.com/influxdata/telegraf"
 	"github.com/influxdata/telegraf/config"
@@ -109,11 +110,11 @@ func (s *session) connection(ctx context.Context, up func()) error {
 		s.flow.disconnected(number)
 		client.Disconnect(250) // milliseconds; acknowledgements that were given go out before
 	}()
-	refused, err := s.subscribe(client, s.topics)
+	refused, err := s.subscribe(ctx, client, s.topics)
 	if err != nil {
 		return err
 	}
-	s.dropOldSubscriptions(client)
+	s.dropOldSubscriptions(ctx, client)
 	up()
 	s.stats.connected.Set(1)
 	s.down = false
@@ -137,7 +138,7 @@ func (s *session) connection(ctx context.Context, up func()) error {
 			}
 			if len(refused) > 0 && now.Sub(lastTry) >= refusedTopicRetry {
 				lastTry = now
-				if refused, err = s.subscribe(client, refused); err != nil {
+				if refused, err = s.subscribe(ctx, client, refused); err != nil {
 					return err
 				}
 			}
@@ -193,7 +194,9 @@ func (s *session) connect(ctx context.Context, lost chan<- error) (client mqtt.C
 	}
 	token.Wait() // dialling and the handshake are bounded by timeout for each server, and aborted with ctx
 	if err := token.Error(); err != nil {
-		if code := token.ReturnCode(); code > 0 && code <= 5 {
+		switch token.ReturnCode() { // of CONNACK (MQTT 3.1.1 section 3.2.2.3); a broker that starts is "unavailable"
+		case packets.ErrRefusedBadProtocolVersion, packets.ErrRefusedIDRejected, packets.ErrRefusedBadUsernameOrPassword,
+			packets.ErrRefusedNotAuthorised:
 			return nil, 0, fmt.Errorf("%w: %s: %w", errRefused, s.serverNames(), err)
 		}
 		return nil, 0, fmt.Errorf("cannot connect to %s: %w", s.serverNames(), err)
@@ -248,7 +251,7 @@ func (s *session) setCredentials(options *mqtt.ClientOptions) error {
 }
 
 // subscribe asks for the topics and returns those that the broker refused, each of which it logs.
-func (s *session) subscribe(client mqtt.Client, topics []string) (refused []string, err error) {
+func (s *session) subscribe(ctx context.Context, client mqtt.Client, topics []string) (refused []string, err error) {
 	filters := make(map[string]byte, len(topics))
 	for _, topic := range topics {
 		filters[topic] = s.qos
@@ -257,7 +260,7 @@ func (s *session) subscribe(client mqtt.Client, topics []string) (refused []stri
 	if !ok {
 		return nil, errors.New("the MQTT library returned an unknown token")
 	}
-	if !token.WaitTimeout(s.timeout) {
+	if !answered(ctx, token, s.timeout) {
 		return nil, fmt.Errorf("%s did not answer SUBSCRIBE within %s", s.serverNames(), s.timeout)
 	}
 	granted := token.Result()
@@ -277,8 +280,20 @@ func (s *session) subscribe(client mqtt.Client, topics []string) (refused []stri
 	return refused, nil
 }
 
+// answered waits for the broker's answer and reports whether it came.
+func answered(ctx context.Context, token mqtt.Token, timeout time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	select {
+	case <-token.Done():
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // dropOldSubscriptions ends those of an earlier configuration, which a resumed session keeps.
-func (s *session) dropOldSubscriptions(client mqtt.Client) {
+func (s *session) dropOldSubscriptions(ctx context.Context, client mqtt.Client) {
 	var old []string
 	for _, topic := range s.known {
 		if !slices.Contains(s.topics, topic) {
@@ -288,7 +303,7 @@ func (s *session) dropOldSubscriptions(client mqtt.Client) {
 	if len(old) == 0 || !s.persistent {
 		return
 	}
-	if token := client.Unsubscribe(old...); token.WaitTimeout(s.timeout) && token.Error() == nil {
+	if token := client.Unsubscribe(old...); answered(ctx, token, s.timeout) && token.Error() == nil {
 		s.log.Infof("Unsubscribed from %q, which topics does not list any more", old)
 		s.known = nil
 	}

@@ -2,9 +2,11 @@ package mqtt_hardware
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/influxdata/telegraf"
 )
@@ -39,13 +41,26 @@ func matchesTopic(filter, topic string) bool {
 	}
 }
 
-// checkFilter finds what a broker would refuse in a topic filter.
+// checkFilter finds what a broker would refuse in a topic filter, or take for another one without a word (MQTT 3.1.1
+// section 4.7, MQTT 5 section 4.8.2 for $share).
 func checkFilter(filter string) error {
+	switch {
+	case filter == "":
+		return fmt.Errorf("%q is empty", filter)
+	case len(filter) > math.MaxUint16:
+		return fmt.Errorf("%.20q… has %d bytes; must have 65535 at most", filter, len(filter))
+	case !utf8.ValidString(filter) || strings.ContainsRune(filter, 0):
+		return fmt.Errorf("%q must be UTF-8 without NUL", filter)
+	}
+	if rest, ok := strings.CutPrefix(filter, "$share/"); ok {
+		group, shared, _ := strings.Cut(rest, "/")
+		if group == "" || shared == "" || strings.ContainsAny(group, "+#") {
+			return fmt.Errorf("%q must be $share/GROUP/FILTER, with a GROUP without wildcards", filter)
+		}
+	}
 	levels := strings.Split(filter, "/")
 	for i, level := range levels {
 		switch {
-		case filter == "":
-			return fmt.Errorf("%q is empty", filter)
 		case strings.Contains(level, "#") && (level != "#" || i != len(levels)-1):
 			return fmt.Errorf("in %q the wildcard # must stand alone at the end", filter)
 		case strings.Contains(level, "+") && level != "+":

@@ -112,7 +112,7 @@ func TestWrongConfiguration(t *testing.T) {
 			} else if c.plugin != input {
 				lines[input] = "  topics = [\"a\"]"
 			}
-			dir, err := os.MkdirTemp("", "wrong") // t.TempDir has brackets in it, which Telegraf takes as a pattern
+			dir, err := os.MkdirTemp("", "wrong") //nolint:usetesting // whose brackets Telegraf takes for a pattern
 			require.NoError(t, err)
 			t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 			config := filepath.Join(dir, "wrong.conf")

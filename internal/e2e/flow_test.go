@@ -47,16 +47,12 @@ func TestServerAway(t *testing.T) {
 		logs := standIn(t)
 		r := newRig(t, broker.URL(), logs.URL(), "", "")
 		r.start()
-		published := make(chan struct{})
-		go func() {
-			defer close(published)
-			publish(t, broker.URL(), testbroker.Opts{QoS: 1, Rate: rate}, events(1, n))
-		}()
+		published := publishing(t, broker.URL(), testbroker.Opts{QoS: 1, Rate: rate}, events(1, n))
 		require.NoError(t, logs.WaitCount(within(t, patience), vlreceiver.Tenant{}, rate))
 		require.NoError(t, logs.Down())
 		pause(t, 10*time.Second)
 		require.NoError(t, logs.Up())
-		<-published
+		published()
 		require.Zero(t, requireAll(t, waitStored(t, logs.URL(), n), n), "doubled")
 		r.stop()
 		require.Equal(t, 1, r.logged("takes no batches:"))
@@ -107,17 +103,13 @@ func TestAgentRestart(t *testing.T) {
 				logs := standIn(t)
 				r := newRig(t, broker.URL(), logs.URL(), "", "")
 				r.start()
-				published := make(chan struct{})
-				go func() {
-					defer close(published)
-					publish(t, broker.URL(), testbroker.Opts{QoS: 1, Rate: rate}, events(1, n))
-				}()
+				published := publishing(t, broker.URL(), testbroker.Opts{QoS: 1, Rate: rate}, events(1, n))
 				for i := range restarts {
 					require.NoError(t, logs.WaitCount(within(t, patience), vlreceiver.Tenant{}, (i+1)*rate))
 					way.end(r)
 					r.start()
 				}
-				<-published
+				published()
 				doubled := requireAll(t, waitStored(t, logs.URL(), n), n)
 				r.stop()
 				t.Logf("%d of %d doubled in %d restarts", doubled, n, restarts)
@@ -136,17 +128,13 @@ func TestBrokerRestart(t *testing.T) {
 		logs := standIn(t)
 		r := newRig(t, broker.URL(), logs.URL(), "", "")
 		r.start()
-		published := make(chan struct{})
-		go func() {
-			defer close(published)
-			publish(t, broker.URL(), testbroker.Opts{QoS: 1, Rate: rate, Resume: true}, events(1, n))
-		}()
+		published := publishing(t, broker.URL(), testbroker.Opts{QoS: 1, Rate: rate, Resume: true}, events(1, n))
 		require.NoError(t, logs.WaitCount(within(t, patience), vlreceiver.Tenant{}, 2*rate))
 		require.NoError(t, broker.Restart())
 		restarted, before := time.Now(), logs.Count(vlreceiver.Tenant{})
 		require.NoError(t, logs.WaitCount(within(t, patience), vlreceiver.Tenant{}, before+rate/10))
 		t.Logf("the flow went on after %s", time.Since(restarted).Round(time.Millisecond))
-		<-published
+		published()
 		doubled := requireAll(t, waitStored(t, logs.URL(), n), n)
 		t.Logf("%d of %d doubled, by publisher or agent", doubled, n)
 		r.stop()
@@ -163,16 +151,12 @@ func TestServerRestart(t *testing.T) {
 		server := realServer(t)
 		r := newRig(t, broker.URL(), server.URL(), "", "")
 		r.start()
-		published := make(chan struct{})
-		go func() {
-			defer close(published)
-			publish(t, broker.URL(), testbroker.Opts{QoS: 1, Rate: rate}, events(1, n))
-		}()
+		published := publishing(t, broker.URL(), testbroker.Opts{QoS: 1, Rate: rate}, events(1, n))
 		waitStored(t, server.URL(), rate)
 		require.NoError(t, server.Stop())
 		pause(t, time.Second)
 		require.NoError(t, server.Start(within(t, patience)))
-		<-published
+		published()
 		doubled := requireAll(t, waitStored(t, server.URL(), n), n)
 		t.Logf("%d of %d doubled", doubled, n)
 		r.stop()
@@ -197,17 +181,13 @@ func TestReload(t *testing.T) {
 		logs := standIn(t)
 		r := newRig(t, broker.URL(), logs.URL(), "", "")
 		r.start()
-		published := make(chan struct{})
-		go func() {
-			defer close(published)
-			publish(t, broker.URL(), testbroker.Opts{QoS: 1, Rate: rate}, events(1, n))
-		}()
+		published := publishing(t, broker.URL(), testbroker.Opts{QoS: 1, Rate: rate}, events(1, n))
 		require.NoError(t, logs.WaitCount(within(t, patience), vlreceiver.Tenant{}, rate))
 		require.NoError(t, r.agent.Signal(syscall.SIGHUP))
 		require.NoError(t, r.agent.WaitFor(within(t, patience), func(*agentproc.Agent) bool {
 			return r.logged("and subscribed to") == 2
 		}))
-		<-published
+		published()
 		require.Zero(t, requireAll(t, waitStored(t, logs.URL(), n), n), "doubled")
 		r.stop()
 		requireNothingLeft(t, broker.URL())

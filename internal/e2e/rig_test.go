@@ -151,7 +151,7 @@ func (r *rig) logged(text string) int { return strings.Count(r.agent.Log(), text
 
 // event is message number seq: what is published, and what must be stored. It is hard to get through unchanged.
 func event(seq int) (payload, stored string) {
-	big := uint64(1)<<63 + uint64(seq) //nolint:gosec // seq is no more than a million
+	big := uint64(1)<<63 + uint64(seq)
 	text := fmt.Sprintf("line one\nline \"two\" with \\ and a tab\t– größer, 日本語, 🚀 %d", seq)
 	return fmt.Sprintf(`{"seq":%d,"big":%d,"small":-9007199254740993,"on":true,"message":%s}`, seq, big, strconv.Quote(text)),
 		fmt.Sprintf("%d|%d|-9007199254740993|true|%s", seq, big, text)
@@ -175,6 +175,21 @@ func publish(tb testing.TB, brokerURL string, o testbroker.Opts, messages iter.S
 	n, err := testbroker.Publish(within(tb, 5*patience), brokerURL, o, messages)
 	require.NoError(tb, err)
 	return n
+}
+
+// publishing is publish on a goroutine of its own; wait waits for its end.
+func publishing(tb testing.TB, brokerURL string, o testbroker.Opts, messages iter.Seq[testbroker.Message]) (wait func()) {
+	tb.Helper()
+	ended := make(chan error, 1)
+	ctx := within(tb, 5*patience)
+	go func() {
+		_, err := testbroker.Publish(ctx, brokerURL, o, messages)
+		ended <- err
+	}()
+	return func() {
+		tb.Helper()
+		require.NoError(tb, <-ended)
+	}
 }
 
 // stored reads all events back, checks their content, and returns how often each is there.
