@@ -1,0 +1,613 @@
+package dlq
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gofrs/flock"
+)
+
+// Names in the directory. The state of a dump is in its name, so that ls shows it:
+//
+//	00000000000000000042.open     being written; salvaged by the next OpenDisk if its process died
+//	00000000000000000042.dump     sealed, to be restored
+//	00000000000000000042.progress how much of it was delivered
+//	quarantine/…                  set aside: dumps with the reason in a .reason file beside them
+//	lock                          held while a Disk is open
+const (
+	openSuffix     = ".open"
+	dumpSuffix     = ".dump"
+	progressSuffix = ".progress"
+	reasonSuffix   = ".reason"
+	partSuffix     = ".part" // being written by a salvage; worth nothing yet
+	quarantineDir  = "quarantine"
+	lockName       = "lock"
+)
+
+func fileName(sequence uint64, suffix string) string { return fmt.Sprintf("%020d%s", sequence, suffix) }
+
+// parseName returns the sequence number and the suffix of a name that is ours.
+func parseName(name string) (sequence uint64, suffix string, ok bool) {
+	number, _, _ := strings.Cut(name, ".")
+	if len(number) != 20 {
+		return 0, "", false
+	}
+	sequence, err := strconv.ParseUint(number, 10, 64)
+	return sequence, name[len(number):], err == nil
+}
+
+var (
+	// ErrLocked says that another process, or another Disk of this one, has the directory open.
+	ErrLocked = errors.New("the directory is in use")
+	// ErrFull says that an item was not taken since MaxSize, MinFree or the disk does not allow it.
+	ErrFull = errors.New("no room")
+	// ErrClosed says that the call came after Close.
+	ErrClosed = errors.New("closed")
+	// ErrTooLarge says that an item is larger than MaxItemSize.
+	ErrTooLarge = errors.New("the item is too large")
+)
+
+// OnFull says what happens when the quota is used up.
+type OnFull string
+
+const (
+	// Reject refuses new items with ErrFull. It is the default.
+	Reject OnFull = "reject"
+	// DropOldest removes the oldest sealed dumps, and counts what was in them as dropped.
+	DropOldest OnFull = "drop_oldest"
+)
+
+// DiskOptions are the settings of a Disk. The zero value is usable.
+type DiskOptions struct {
+	// Version is written into each dump; see RestorerOptions.Version. At most 255 bytes.
+	Version string
+	// MaxSize bounds all dumps together, in bytes on disk; 0 is no bound.
+	MaxSize int64
+	// MaxAge is how old a dump may become before it is removed and counted as dropped; 0 is no bound.
+	MaxAge time.Duration
+	// MinFree is how many bytes must stay free on the file system; 0 is no bound.
+	MinFree int64
+	// OnFull is what happens when MaxSize or MinFree is reached.
+	OnFull OnFull
+	// Compress stores blocks with zstd where that makes them smaller.
+	Compress bool
+	// BlockSize is how many bytes of items are written at a time, from 4 KiB to 1 MiB; 0 means 128 KiB. Damage costs a
+	// block at most.
+	BlockSize int
+	// SyncSize is how many bytes may be written before they are made durable, wanted or not; 0 means 1 MiB.
+	SyncSize int
+	// Metrics and Logger may be nil.
+	Metrics Metrics
+	Logger  *slog.Logger
+}
+
+func (o *DiskOptions) setDefaults() error {
+	if len(o.Version) > maxVersion {
+		return fmt.Errorf("dlq: Version has %d bytes; it must have %d at most", len(o.Version), maxVersion)
+	}
+	if o.BlockSize == 0 {
+		o.BlockSize = 128 << 10
+	}
+	if o.SyncSize == 0 {
+		o.SyncSize = 1 << 20
+	}
+	if o.OnFull == "" {
+		o.OnFull = Reject
+	}
+	switch {
+	case o.BlockSize < 4<<10 || o.BlockSize > 1<<20:
+		return fmt.Errorf("dlq: BlockSize is %d; it must be from 4 KiB to 1 MiB", o.BlockSize)
+	case o.SyncSize < o.BlockSize:
+		return fmt.Errorf("dlq: SyncSize is %d; it must not be less than BlockSize, %d", o.SyncSize, o.BlockSize)
+	case o.OnFull != Reject && o.OnFull != DropOldest:
+		return fmt.Errorf("dlq: OnFull is %q; it must be %q or %q", o.OnFull, Reject, DropOldest)
+	case o.MaxSize < 0 || o.MaxAge < 0 || o.MinFree < 0:
+		return errors.New("dlq: MaxSize, MaxAge and MinFree must not be negative")
+	}
+	if o.Metrics == nil {
+		o.Metrics = noMetrics{}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+// Disk keeps dumps in a directory. It is both a Writer and a Store, and its methods may be called concurrently.
+//
+// One Disk has a directory at a time, which a lock ensures. Nothing of a dump is deleted but by Remove, MaxAge and
+// DropOldest; what cannot be read is set aside in quarantine/.
+type Disk struct {
+	dir  string
+	fs   fileSystem
+	o    DiskOptions
+	lock *flock.Flock // nil in tests with a file system of their own
+
+	appender *appender
+
+	mu     sync.Mutex
+	dumps  []Info // sealed, oldest first
+	size   int64  // of all dumps, the open one included
+	leased map[uint64]bool
+	closed bool
+}
+
+// Info is what is known of a dump without reading its items.
+type Info struct {
+	Sequence uint64
+	Version  string
+	Reason   Reason
+	Created  time.Time
+	Items    uint64
+	Bytes    uint64 // of items
+	Size     int64  // of the file
+	// Damaged says that header and footer could not both be read, or do not fit together; the items may still be there.
+	Damaged bool
+}
+
+// OpenDisk takes the directory, which is made if it is not there, and salvages what a process left that died.
+func OpenDisk(dir string, o DiskOptions) (*Disk, error) {
+	if err := o.setDefaults(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, dirMode); err != nil {
+		return nil, fmt.Errorf("dlq: %w", err)
+	}
+	lock := flock.New(filepath.Join(dir, lockName), flock.SetPermissions(fileMode))
+	held, err := lock.TryLock()
+	if err != nil {
+		return nil, fmt.Errorf("dlq: locking %s: %w", dir, err)
+	}
+	if !held {
+		return nil, fmt.Errorf("dlq: %s: %w by another process", dir, ErrLocked)
+	}
+	d, err := openDisk(dir, osFS{dir}, o)
+	if err == nil {
+		err = syncDir(filepath.Dir(dir)) // the directory's own name
+	}
+	if err != nil {
+		return nil, errors.Join(err, lock.Unlock())
+	}
+	d.lock = lock
+	return d, nil
+}
+
+func openDisk(dir string, fsys fileSystem, o DiskOptions) (*Disk, error) {
+	d := &Disk{dir: dir, fs: fsys, o: o, leased: make(map[uint64]bool)}
+	if err := fsys.Mkdir(quarantineDir); err != nil {
+		return nil, fmt.Errorf("dlq: %w", err)
+	}
+	next, err := d.recover()
+	if err != nil {
+		return nil, fmt.Errorf("dlq: opening %s: %w", dir, err)
+	}
+	d.appender = newAppender(d, next)
+	d.report()
+	return d, nil
+}
+
+// Close makes durable what was appended, seals the open dump, and gives the directory back. It may be called again.
+func (d *Disk) Close() error {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return nil
+	}
+	d.closed = true
+	d.mu.Unlock()
+	err := d.appender.close()
+	if d.lock != nil {
+		err = errors.Join(err, d.lock.Unlock())
+	}
+	return err
+}
+
+// Append takes an item, which is copied, into the open dump. It waits only for room in the write buffer. The position is
+// for Sync.
+func (d *Disk) Append(ctx context.Context, item []byte) (Position, error) {
+	return d.appender.append(ctx, item)
+}
+
+// Sync returns when all up to the position is durable; 0 means all that was appended so far. No dump is sealed for it.
+func (d *Disk) Sync(ctx context.Context, p Position) error { return d.appender.sync(ctx, p) }
+
+// Seal closes the open dump, if there is one with items, so that it can be restored.
+func (d *Disk) Seal(ctx context.Context, reason Reason) error { return d.appender.seal(ctx, reason) }
+
+// Dumps returns the sealed dumps, oldest first.
+func (d *Disk) Dumps() ([]Info, error) {
+	d.expire()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.dumps), nil
+}
+
+// publish adds a dump that was sealed.
+func (d *Disk) publish(i Info) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	at, _ := slices.BinarySearchFunc(d.dumps, i.Sequence, func(x Info, s uint64) int { return cmp.Compare(x.Sequence, s) })
+	d.dumps = slices.Insert(d.dumps, at, i)
+	d.report()
+}
+
+// report tells the metrics how much is stored.
+func (d *Disk) report() {
+	var items, bytes uint64
+	var oldest time.Time
+	for _, i := range d.dumps {
+		items += i.Items
+		bytes += i.Bytes
+		if oldest.IsZero() || i.Created.Before(oldest) {
+			oldest = i.Created
+		}
+	}
+	d.o.Metrics.Stored(len(d.dumps), items, bytes, d.size, oldest)
+}
+
+// reserve makes room for so many bytes, or says why there is none. They count as used from then on.
+func (d *Disk) reserve(bytes int64) error {
+	for {
+		err := d.tryReserve(bytes)
+		if err == nil || d.o.OnFull != DropOldest || !d.dropOldest() {
+			return err
+		}
+	}
+}
+
+func (d *Disk) tryReserve(bytes int64) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.o.MaxSize > 0 && d.size+bytes > d.o.MaxSize {
+		return fmt.Errorf("%w: %d of MaxSize = %d bytes are used", ErrFull, d.size, d.o.MaxSize)
+	}
+	if d.o.MinFree > 0 {
+		free, err := d.fs.Free()
+		if err != nil {
+			return fmt.Errorf("asking for free space: %w", err)
+		}
+		if free-bytes < d.o.MinFree {
+			return fmt.Errorf("%w: %d bytes are free, and MinFree = %d must stay so", ErrFull, free, d.o.MinFree)
+		}
+	}
+	d.size += bytes
+	return nil
+}
+
+// release gives bytes back that were reserved and are not, or no longer, used.
+func (d *Disk) release(bytes int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.size -= bytes
+}
+
+// dropOldest removes the oldest dump that nobody reads, and reports whether there was one.
+func (d *Disk) dropOldest() bool {
+	d.mu.Lock()
+	i := slices.IndexFunc(d.dumps, func(i Info) bool { return !d.leased[i.Sequence] })
+	if i < 0 {
+		d.mu.Unlock()
+		return false
+	}
+	oldest := d.dumps[i]
+	d.mu.Unlock()
+	return d.drop(oldest, "max_size") == nil
+}
+
+// expire drops what is older than MaxAge.
+func (d *Disk) expire() {
+	if d.o.MaxAge == 0 {
+		return
+	}
+	d.mu.Lock()
+	var old []Info
+	for _, i := range d.dumps {
+		if time.Since(i.Created) > d.o.MaxAge && !d.leased[i.Sequence] {
+			old = append(old, i)
+		}
+	}
+	d.mu.Unlock()
+	for _, i := range old {
+		_ = d.drop(i, "max_age") // logged there
+	}
+}
+
+// drop removes a dump that was not restored, and counts what it held.
+func (d *Disk) drop(i Info, reason string) error {
+	left := i.Items - min(i.Items, d.progress(i.Sequence).delivered)
+	if err := d.Remove(i.Sequence); err != nil {
+		d.o.Logger.Error("cannot drop a dump", "sequence", i.Sequence, "reason", reason, "error", err)
+		return err
+	}
+	d.o.Metrics.Dropped(reason, left, i.Bytes)
+	d.o.Logger.Error("dropped a dump that was not restored", "sequence", i.Sequence, "reason", reason, "items", left)
+	return nil
+}
+
+// Remove deletes a dump, all of which was delivered.
+func (d *Disk) Remove(sequence uint64) error {
+	if err := d.fs.Remove(fileName(sequence, dumpSuffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("dlq: removing dump %d: %w", sequence, err)
+	}
+	_ = d.fs.Remove(fileName(sequence, progressSuffix)) // without its dump it says nothing; recovery removes it, too
+	d.forget(sequence)
+	return d.fs.SyncDir(".")
+}
+
+// forget takes a dump out of the list.
+func (d *Disk) forget(sequence uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.dumps = slices.DeleteFunc(d.dumps, func(i Info) bool {
+		if i.Sequence == sequence {
+			d.size -= i.Size
+		}
+		return i.Sequence == sequence
+	})
+	delete(d.leased, sequence)
+	d.report()
+}
+
+// Quarantine sets a dump aside, with the reason beside it.
+func (d *Disk) Quarantine(sequence uint64, reason string) error {
+	var info Info
+	d.mu.Lock()
+	if i := slices.IndexFunc(d.dumps, func(i Info) bool { return i.Sequence == sequence }); i >= 0 {
+		info = d.dumps[i]
+	}
+	d.mu.Unlock()
+	if err := d.setAside(fileName(sequence, dumpSuffix), reason); err != nil {
+		return err
+	}
+	_ = d.fs.Remove(fileName(sequence, progressSuffix)) // what is brought back from quarantine begins anew
+	d.forget(sequence)
+	d.o.Metrics.Quarantined(reason, info.Items, info.Bytes)
+	return nil
+}
+
+// QuarantineItems sets items of a dump aside, durably, as a dump of their own in quarantine.
+func (d *Disk) QuarantineItems(info Info, reason string, items [][]byte) error {
+	sequence := d.appender.take()
+	h := appendHeader(nil, header{sequence: sequence, created: time.Now(), version: info.Version})
+	content := append(h, h...)
+	foot := footer{reason: info.Reason}
+	for _, item := range items {
+		start := len(content)
+		content = append(content, make([]byte, blockHeader)...)
+		content = append(binary.AppendUvarint(content, uint64(len(item))), item...)
+		raw := uint32(len(content) - start - blockHeader) //nolint:gosec // bounded by maxRaw
+		putBlock(content[start:], block{stored: raw, raw: raw, items: 1, sequence: sequence, first: foot.items})
+		foot.items++
+		foot.bytes += uint64(len(item))
+	}
+	foot.length = uint64(len(content))
+	content = appendFooter(content, foot)
+	name := path.Join(quarantineDir, fileName(sequence, dumpSuffix))
+	text := fmt.Sprintf("%s (from dump %d)", reason, info.Sequence)
+	err := d.writeWhole(name+reasonSuffix, []byte(text+"\n"))
+	if err == nil {
+		err = d.writeWhole(name, content)
+	}
+	if err == nil {
+		err = d.fs.SyncDir(quarantineDir)
+	}
+	if err != nil {
+		return fmt.Errorf("dlq: setting items of dump %d aside: %w", info.Sequence, err)
+	}
+	d.o.Logger.Error("set items aside", "file", name, "reason", text, "items", foot.items)
+	d.o.Metrics.Quarantined("item", foot.items, foot.bytes)
+	return nil
+}
+
+// setAside moves a file to quarantine. The reason is there before the file is, so that none is without.
+func (d *Disk) setAside(name, reason string) error {
+	target := path.Join(quarantineDir, name)
+	if err := d.writeWhole(target+reasonSuffix, []byte(reason+"\n")); err != nil {
+		return fmt.Errorf("dlq: setting %s aside: %w", name, err)
+	}
+	if err := d.fs.Rename(name, target); err != nil {
+		return fmt.Errorf("dlq: setting %s aside: %w", name, err)
+	}
+	d.o.Logger.Error("set a file aside", "file", target, "reason", reason)
+	if err := d.fs.SyncDir(quarantineDir); err != nil {
+		return err
+	}
+	return d.fs.SyncDir(".")
+}
+
+// writeWhole makes a file with this content, durably but for its name.
+func (d *Disk) writeWhole(name string, content []byte) error {
+	f, err := d.fs.Open(name, true)
+	if err != nil {
+		return err
+	}
+	err = f.Truncate(0)
+	if err == nil {
+		_, err = f.WriteAt(content, 0)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// Open opens a dump to be read from the item that its progress says. It cannot be dropped until the reader is closed.
+func (d *Disk) Open(sequence uint64) (Reader, error) {
+	d.mu.Lock()
+	i := slices.IndexFunc(d.dumps, func(i Info) bool { return i.Sequence == sequence })
+	if i < 0 || d.leased[sequence] {
+		d.mu.Unlock()
+		return nil, fmt.Errorf("dlq: dump %d: %w", sequence, fs.ErrNotExist)
+	}
+	info := d.dumps[i]
+	d.leased[sequence] = true
+	d.mu.Unlock()
+	r, err := d.openDump(info)
+	if err != nil {
+		d.unlease(sequence)
+		return nil, err
+	}
+	return r, nil
+}
+
+func (d *Disk) unlease(sequence uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.leased, sequence)
+}
+
+func (d *Disk) openDump(info Info) (*diskReader, error) {
+	f, err := d.fs.Open(fileName(info.Sequence, dumpSuffix), false)
+	if err != nil {
+		return nil, fmt.Errorf("dlq: dump %d: %w", info.Sequence, err)
+	}
+	begin, end, err := bounds(f, info.Sequence)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	progress := d.progress(info.Sequence)
+	return &diskReader{
+		disk: d, info: info, progress: progress, skip: progress.delivered,
+		scanner: scanner{file: f, sequence: info.Sequence, at: begin, end: end},
+	}, nil
+}
+
+// diskReader reads a dump on disk.
+type diskReader struct {
+	disk     *Disk
+	info     Info
+	scanner  scanner
+	progress checkpoint
+	skip     uint64 // items that were delivered in an earlier life
+	seen     uint64
+}
+
+// Next returns the next block of items that were not delivered, or io.EOF.
+func (r *diskReader) Next() (items Items, err error) {
+	for {
+		h, raw, err := r.scanner.next()
+		if err != nil {
+			return Items{}, err
+		}
+		r.seen += uint64(h.items)
+		last := h.first + uint64(h.items)
+		if last <= r.skip {
+			continue
+		}
+		items := Items{raw: raw, first: h.first, left: h.items}
+		for items.first < r.skip {
+			items.Cut()
+		}
+		return items, nil
+	}
+}
+
+// Damage says what could not be read, once Next returned io.EOF.
+func (r *diskReader) Damage() error {
+	switch {
+	case r.scanner.damaged != nil:
+		return r.scanner.damaged
+	case r.info.Damaged:
+		return fmt.Errorf("%w: header or footer", errDamaged)
+	case r.seen != r.info.Items:
+		return fmt.Errorf("%w: %d of %d items are there", errDamaged, r.seen, r.info.Items)
+	}
+	return nil
+}
+
+// Progress notes that all items below so many were delivered.
+func (r *diskReader) Progress(delivered uint64) error {
+	r.progress = checkpoint{turn: r.progress.turn + 1, delivered: delivered}
+	return r.disk.writeProgress(r.info.Sequence, r.progress)
+}
+
+// Close lets the dump be dropped again.
+func (r *diskReader) Close() error {
+	r.disk.unlease(r.info.Sequence)
+	return r.scanner.file.Close()
+}
+
+func (d *Disk) progress(sequence uint64) checkpoint {
+	f, err := d.fs.Open(fileName(sequence, progressSuffix), false)
+	if err != nil {
+		return checkpoint{}
+	}
+	b := make([]byte, 2*checkpointSlot)
+	n, _ := f.ReadAt(b, 0) // a short one has what it has
+	_ = f.Close()
+	return parseCheckpoint(b[:n], sequence)
+}
+
+func (d *Disk) writeProgress(sequence uint64, c checkpoint) error {
+	f, err := d.fs.Open(fileName(sequence, progressSuffix), true)
+	if err != nil {
+		return fmt.Errorf("dlq: progress of dump %d: %w", sequence, err)
+	}
+	slot := appendCheckpoint(nil, sequence, c)
+	_, err = f.WriteAt(slot, int64(c.turn%2)*checkpointSlot)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("dlq: progress of dump %d: %w", sequence, err)
+	}
+	return nil
+}
+
+// bounds finds where the blocks of a dump lie. A damaged header or footer makes the bounds wider, not the dump unreadable.
+func bounds(f file, sequence uint64) (begin, end int64, err error) {
+	size, err := f.Size()
+	if err != nil {
+		return 0, 0, err
+	}
+	h, begin, err := readHeader(f, size)
+	switch {
+	case errors.Is(err, errDamaged) || err == nil && h.sequence != sequence:
+		begin = 0
+	case err != nil:
+		return 0, 0, err
+	}
+	foot, err := readFooter(f, size)
+	switch {
+	case errors.Is(err, errDamaged):
+		return begin, size, nil
+	case err != nil:
+		return 0, 0, err
+	}
+	return begin, int64(foot.length), nil //nolint:gosec // compared with the file's size
+}
+
+// readHeader returns the header and where the blocks begin.
+func readHeader(f file, size int64) (header, int64, error) {
+	b := make([]byte, min(size, maxHeaders))
+	if _, err := f.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
+		return header{}, 0, err
+	}
+	h, end, err := findHeader(b)
+	return h, int64(end), err
+}
+
+func readFooter(f file, size int64) (footer, error) {
+	if size < footerSize {
+		return footer{}, fmt.Errorf("%w: no footer", errDamaged)
+	}
+	b := make([]byte, footerSize)
+	if _, err := f.ReadAt(b, size-footerSize); err != nil && !errors.Is(err, io.EOF) {
+		return footer{}, err
+	}
+	return parseFooter(b, size)
+}

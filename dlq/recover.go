@@ -1,0 +1,316 @@
+package dlq
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+)
+
+// recover lists the dumps, salvages those that a process left open, and returns the next sequence number.
+func (d *Disk) recover() (next uint64, err error) {
+	files, err := d.fs.List(".")
+	if err != nil {
+		return 0, err
+	}
+	sealed := make(map[uint64]bool)
+	var open, strays []uint64
+	for _, f := range files {
+		sequence, suffix, ok := parseName(f.name)
+		if !ok {
+			continue
+		}
+		next = max(next, sequence)
+		switch suffix {
+		case dumpSuffix:
+			sealed[sequence] = true
+			d.dumps = append(d.dumps, d.inspect(sequence, f))
+			d.size += f.size
+		case openSuffix:
+			open = append(open, sequence)
+		case partSuffix:
+			if err := d.fs.Remove(f.name); err != nil {
+				return 0, err
+			}
+		case progressSuffix:
+			strays = append(strays, sequence)
+		}
+	}
+	for _, sequence := range strays {
+		if !sealed[sequence] {
+			_ = d.fs.Remove(fileName(sequence, progressSuffix)) // it only takes room
+		}
+	}
+	for _, sequence := range open {
+		if sealed[sequence] { // a salvage was cut short after it had published what could be saved
+			if err := d.setAside(fileName(sequence, openSuffix), "a damaged dump, of which the rest was salvaged"); err != nil {
+				return 0, err
+			}
+			continue
+		}
+		if err := d.salvage(sequence); err != nil {
+			return 0, err
+		}
+	}
+	slices.SortFunc(d.dumps, func(a, b Info) int { return int(int64(a.Sequence - b.Sequence)) }) //nolint:gosec // its sign
+	if set, err := d.fs.List(quarantineDir); err == nil {
+		for _, f := range set {
+			if sequence, _, ok := parseName(f.name); ok {
+				next = max(next, sequence)
+			}
+		}
+	}
+	return next + 1, nil
+}
+
+// inspect reads what header and footer say of a sealed dump.
+func (d *Disk) inspect(sequence uint64, info fileInfo) Info {
+	i := Info{Sequence: sequence, Size: info.size, Created: info.changed}
+	f, err := d.fs.Open(fileName(sequence, dumpSuffix), false)
+	if err != nil {
+		i.Damaged = true
+		return i
+	}
+	h, _, herr := readHeader(f, info.size)
+	foot, ferr := readFooter(f, info.size)
+	_ = f.Close() // it was read only
+	if herr == nil && h.sequence == sequence {
+		i.Version, i.Created = h.version, h.created
+	}
+	i.Reason, i.Items, i.Bytes = foot.reason, foot.items, foot.bytes
+	i.Damaged = herr != nil || ferr != nil || h.sequence != sequence
+	return i
+}
+
+// survey is what a dump that was not sealed holds.
+type survey struct {
+	header  header
+	begin   int64 // of the blocks
+	end     int64 // of the last one that is whole
+	size    int64 // of the file
+	items   uint64
+	bytes   uint64
+	damaged error // there are whole blocks behind damage
+}
+
+func surveyDump(f file, sequence uint64) (s survey, err error) {
+	if s.size, err = f.Size(); err != nil {
+		return s, err
+	}
+	s.header, s.begin, err = readHeader(f, s.size)
+	if err != nil && !errors.Is(err, errDamaged) {
+		return s, err
+	}
+	if err != nil || s.header.sequence != sequence {
+		s.header, s.begin = header{sequence: sequence}, 0
+	}
+	s.end = s.begin
+	scan := scanner{file: f, sequence: sequence, at: s.begin, end: s.size}
+	for {
+		h, raw, err := scan.next()
+		if errors.Is(err, io.EOF) {
+			return s, nil
+		}
+		if err != nil {
+			return s, err
+		}
+		s.damaged = scan.damaged
+		s.end = scan.at
+		s.items += uint64(h.items)
+		s.bytes += itemBytes(raw)
+	}
+}
+
+// salvage seals what a process that died left open. Nothing whole is lost, and nothing damaged deleted: it is set aside.
+func (d *Disk) salvage(sequence uint64) error {
+	name := fileName(sequence, openSuffix)
+	f, err := d.fs.Open(name, false)
+	if err != nil {
+		return err
+	}
+	s, err := surveyDump(f, sequence)
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	switch {
+	case s.items == 0 && s.size <= max(s.begin, maxHeaders) && s.begin > 0:
+		return errors.Join(f.Close(), d.fs.Remove(name)) // its process died before anything was in it
+	case s.items == 0 && s.size == 0:
+		return errors.Join(f.Close(), d.fs.Remove(name))
+	case s.items == 0:
+		return errors.Join(f.Close(), d.setAside(name, "not sealed, and nothing in it is whole"))
+	case s.damaged != nil:
+		return errors.Join(d.rewrite(f, s), f.Close(), d.setAside(name, "not sealed, and damaged "+s.damaged.Error()))
+	}
+	err = d.sealInPlace(f, s)
+	return errors.Join(err, f.Close())
+}
+
+// itemBytes is how many of the raw bytes are the items' own.
+func itemBytes(raw []byte) (size uint64) {
+	for len(raw) > 0 {
+		var item []byte
+		item, raw, _ = cutItem(raw)
+		size += uint64(len(item))
+	}
+	return size
+}
+
+// sealInPlace cuts off what is behind the last whole block, most likely what was being written, and seals the rest.
+func (d *Disk) sealInPlace(f file, s survey) error {
+	foot := footer{reason: ReasonSalvaged, items: s.items, bytes: s.bytes, length: uint64(s.end)} //nolint:gosec // a length
+	end := s.end
+	if tail, err := readFooter(f, s.size); err == nil && int64(tail.length) == s.end { //nolint:gosec // a length
+		foot.reason = tail.reason // it was sealed, and only not renamed
+	} else if err := d.keepTail(f, s); err != nil {
+		return err
+	}
+	if err := f.Truncate(end); err != nil {
+		return err
+	}
+	b := appendFooter(nil, foot)
+	if _, err := f.WriteAt(b, end); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := d.publishFile(s.header.sequence, openSuffix); err != nil {
+		return err
+	}
+	d.add(s, foot, end+int64(len(b)))
+	return nil
+}
+
+func (d *Disk) add(s survey, foot footer, size int64) {
+	d.size += size
+	d.dumps = append(d.dumps, Info{
+		Sequence: s.header.sequence, Version: s.header.version, Reason: foot.reason, Created: s.header.created,
+		Items: foot.items, Bytes: foot.bytes, Size: size,
+	})
+	d.o.Logger.Info("salvaged a dump that was not sealed", "sequence", s.header.sequence, "items", foot.items)
+}
+
+// keepTail sets aside what stands behind the last whole block, unless it is nothing but zeros: it may be a block that was
+// durable once.
+func (d *Disk) keepTail(f file, s survey) error {
+	if s.size == s.end {
+		return nil
+	}
+	tail := make([]byte, min(s.size-s.end, maxRaw))
+	if _, err := f.ReadAt(tail, s.end); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if len(bytes.Trim(tail, "\x00")) == 0 {
+		return nil
+	}
+	name := path.Join(quarantineDir, fileName(s.header.sequence, ".tail"))
+	err := d.writeWhole(name+reasonSuffix, fmt.Appendf(nil, "behind the last whole block of a dump that was not sealed\n"))
+	if err == nil {
+		err = d.writeWhole(name, tail)
+	}
+	if err == nil {
+		err = d.fs.SyncDir(quarantineDir)
+	}
+	return err
+}
+
+// rewrite publishes a dump with the whole blocks of a damaged one.
+func (d *Disk) rewrite(f file, s survey) error {
+	part := fileName(s.header.sequence, partSuffix)
+	out, err := d.fs.Create(part)
+	if err != nil {
+		return err
+	}
+	foot, err := copyBlocks(out, f, s)
+	if err == nil {
+		err = out.Sync()
+	}
+	if err := errors.Join(err, out.Close()); err != nil {
+		return err
+	}
+	if err := d.publishFile(s.header.sequence, partSuffix); err != nil {
+		return err
+	}
+	d.add(s, foot, int64(foot.length)+footerSize) //nolint:gosec // a length
+	return nil
+}
+
+func copyBlocks(out io.Writer, f file, s survey) (foot footer, err error) {
+	h := appendHeader(nil, s.header)
+	length, err := out.Write(append(h, h...))
+	if err != nil {
+		return foot, err
+	}
+	foot = footer{reason: ReasonSalvaged, items: s.items, bytes: s.bytes, length: uint64(length)} //nolint:gosec // a length
+	scan := scanner{file: f, sequence: s.header.sequence, at: s.begin, end: s.size}
+	first := uint64(0)
+	for {
+		h, raw, err := scan.next()
+		if errors.Is(err, io.EOF) {
+			_, err = out.Write(appendFooter(nil, foot))
+			return foot, err
+		}
+		if err != nil {
+			return foot, err
+		}
+		b := append(make([]byte, blockHeader), raw...)
+		h.codec, h.stored, h.first = codecNone, h.raw, first
+		putBlock(b, h)
+		if _, err := out.Write(b); err != nil {
+			return foot, err
+		}
+		foot.length += uint64(len(b))
+		first += uint64(h.items)
+	}
+}
+
+// publishFile gives a sealed file its final name, durably.
+func (d *Disk) publishFile(sequence uint64, from string) error {
+	if err := d.fs.Rename(fileName(sequence, from), fileName(sequence, dumpSuffix)); err != nil {
+		return err
+	}
+	return d.fs.SyncDir(".")
+}
+
+// trim seals what is durable of a dump whose file was given up. If that fails, too, the next OpenDisk does it.
+func (d *Disk) trim(o *openDump) {
+	name := fileName(o.sequence, openSuffix)
+	if o.durable.items == 0 {
+		if err := d.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			d.o.Logger.Error("cannot remove an empty dump", "sequence", o.sequence, "error", err)
+			return
+		}
+		d.release(int64(o.durable.length)) //nolint:gosec // a length
+		return
+	}
+	foot := o.durable
+	foot.reason = ReasonSalvaged
+	b := appendFooter(nil, foot)
+	f, err := d.fs.Open(name, false)
+	if err == nil {
+		err = f.Truncate(int64(foot.length)) //nolint:gosec // a length
+		if err == nil {
+			_, err = f.WriteAt(b, int64(foot.length)) //nolint:gosec // a length
+		}
+		if err == nil {
+			err = f.Sync()
+		}
+		err = errors.Join(err, f.Close())
+	}
+	if err == nil {
+		err = d.publishFile(o.sequence, openSuffix)
+	}
+	if err != nil {
+		d.o.Logger.Error("a dump that was given up stays open until the next start", "sequence", o.sequence, "error", err)
+		return
+	}
+	d.release(-int64(len(b))) // the footer, which no quota keeps out
+	d.publish(Info{
+		Sequence: o.sequence, Version: d.o.Version, Reason: foot.reason, Created: o.created,
+		Items: foot.items, Bytes: foot.bytes, Size: int64(foot.length) + int64(len(b)), //nolint:gosec // a length
+	})
+}

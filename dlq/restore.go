@@ -1,0 +1,411 @@
+package dlq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// ErrPoison marks an item that will never be delivered. A target returns an error that wraps it to have the item set aside
+// at once.
+var ErrPoison = errors.New("the item can never be delivered")
+
+// Target takes restored items. An item is delivered when it returns nil; with any other error than ErrPoison it is tried
+// again later, so that an item may come more than once.
+type Target[T any] func(ctx context.Context, item T) error
+
+// OnMismatch says what happens to a dump of another version.
+type OnMismatch string
+
+const (
+	// Quarantine sets it aside. It is the default.
+	Quarantine OnMismatch = "quarantine"
+	// Remove deletes it, and counts its items as dropped.
+	Remove OnMismatch = "remove"
+)
+
+// RestorerOptions are the settings of a Restorer. The zero value is usable.
+type RestorerOptions[T any] struct {
+	// Version is what dumps must have been written with. Others are migrated if Migrate is set, or go where
+	// OnVersionMismatch says.
+	Version           string
+	OnVersionMismatch OnMismatch
+	// Migrate makes an item's bytes of this version of those of an older one. An error sets the item aside.
+	Migrate func(version string, data []byte) ([]byte, error)
+
+	// CheckInterval is the time between two looks for dumps; 0 means 1 s. At each, all of them are drained.
+	CheckInterval time.Duration
+	// PostponeInterval is how long to wait after a failed delivery, and while Load is above AllowRate; 0 means CheckInterval.
+	PostponeInterval time.Duration
+	// Load says how full the target is, from 0 to 1. While it is above AllowRate nothing is delivered. 0 means 0.95.
+	Load      func() float64
+	AllowRate float64
+	// ItemsPerSecond and BytesPerSecond bound the flow; 0 is no bound.
+	ItemsPerSecond, BytesPerSecond float64
+	// MaxAttempts is how often an item is tried before it is taken for poison, if the one after it can be delivered;
+	// 0 means 3. While nothing can be delivered, items are tried forever.
+	MaxAttempts int
+
+	// Metrics and Logger may be nil.
+	Metrics Metrics
+	Logger  *slog.Logger
+}
+
+func (o *RestorerOptions[T]) setDefaults() error {
+	if o.CheckInterval == 0 {
+		o.CheckInterval = time.Second
+	}
+	if o.PostponeInterval == 0 {
+		o.PostponeInterval = o.CheckInterval
+	}
+	if o.AllowRate == 0 {
+		o.AllowRate = 0.95
+	}
+	if o.MaxAttempts == 0 {
+		o.MaxAttempts = 3
+	}
+	if o.OnVersionMismatch == "" {
+		o.OnVersionMismatch = Quarantine
+	}
+	switch {
+	case o.CheckInterval < 0 || o.PostponeInterval < 0:
+		return errors.New("dlq: CheckInterval and PostponeInterval must not be negative")
+	case o.AllowRate < 0 || o.AllowRate > 1:
+		return fmt.Errorf("dlq: AllowRate is %v; it must be from 0 to 1", o.AllowRate)
+	case o.ItemsPerSecond < 0 || o.BytesPerSecond < 0:
+		return errors.New("dlq: ItemsPerSecond and BytesPerSecond must not be negative")
+	case o.MaxAttempts < 0:
+		return fmt.Errorf("dlq: MaxAttempts is %d; it must not be negative", o.MaxAttempts)
+	case o.OnVersionMismatch != Quarantine && o.OnVersionMismatch != Remove:
+		return fmt.Errorf("dlq: OnVersionMismatch is %q; it must be %q or %q", o.OnVersionMismatch, Quarantine, Remove)
+	}
+	if o.Metrics == nil {
+		o.Metrics = noMetrics{}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+// Restorer brings dumps back: oldest first, each item until the target took it, each dump removed only after all of it was
+// delivered or set aside.
+type Restorer[T any] struct {
+	store  Store
+	decode Decoder[T]
+	target Target[T]
+	o      RestorerOptions[T]
+	items  *rate.Limiter // nil: no bound
+	bytes  *rate.Limiter
+
+	later     map[uint64]time.Time // dumps that could not be read, and when to try again
+	condemned map[uint64]bool      // dumps whose last item was not taken when others were
+
+	cancel context.CancelFunc
+	ended  sync.WaitGroup
+}
+
+// NewRestorer returns a restorer; Start starts it.
+func NewRestorer[T any](s Store, decode Decoder[T], target Target[T], o RestorerOptions[T]) (*Restorer[T], error) {
+	if err := o.setDefaults(); err != nil {
+		return nil, err
+	}
+	r := &Restorer[T]{store: s, decode: decode, target: target, o: o, later: make(map[uint64]time.Time), condemned: make(map[uint64]bool)}
+	const burst = 10 // of a second
+	if o.ItemsPerSecond > 0 {
+		r.items = rate.NewLimiter(rate.Limit(o.ItemsPerSecond), max(1, int(o.ItemsPerSecond/burst)))
+	}
+	if o.BytesPerSecond > 0 {
+		r.bytes = rate.NewLimiter(rate.Limit(o.BytesPerSecond), max(1, int(o.BytesPerSecond/burst)))
+	}
+	return r, nil
+}
+
+// Start restores on a goroutine of its own, until Close.
+func (r *Restorer[T]) Start() {
+	ctx, cancel := context.WithCancel(context.Background()) //nolint:gosec // Close calls it
+	r.cancel = cancel
+	r.ended.Go(func() {
+		tick := time.NewTicker(r.o.CheckInterval)
+		defer tick.Stop()
+		for {
+			if err := r.Drain(ctx); err != nil && ctx.Err() == nil {
+				r.o.Logger.Error("cannot restore dead letters", "error", err)
+				r.o.Metrics.Failed(err)
+			}
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+}
+
+// Close ends Start's goroutine. What the target is just given is the last; its context is cancelled.
+func (r *Restorer[T]) Close() {
+	if r.cancel != nil {
+		r.cancel()
+	}
+	r.ended.Wait()
+}
+
+// Drain restores all dumps that there are, and returns when none is left that can be restored now, or with ctx. It must not
+// be called beside Start or itself.
+func (r *Restorer[T]) Drain(ctx context.Context) error {
+	var errs []error
+	for {
+		dumps, err := r.store.Dumps()
+		if err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		done, stuck := 0, 0
+		var suspects []uint64
+		for _, info := range dumps {
+			if time.Now().Before(r.later[info.Sequence]) {
+				continue
+			}
+			delivered, err := r.dump(ctx, info)
+			if delivered > 0 || err == nil { // so the target takes items, and what it did not take before is at fault
+				for _, sequence := range suspects {
+					r.condemned[sequence] = true
+				}
+				suspects, stuck = nil, 0
+			}
+			switch {
+			case ctx.Err() != nil:
+				return ctx.Err()
+			case err == nil:
+				done++
+				delete(r.later, info.Sequence)
+				delete(r.condemned, info.Sequence)
+				continue
+			case errors.Is(err, errUndelivered):
+				suspects = append(suspects, info.Sequence)
+				if stuck++; stuck == 2 { // nothing gets through: begin with the oldest again, later
+					return errors.Join(append(errs, err)...)
+				}
+			default:
+				r.later[info.Sequence] = time.Now().Add(10 * r.o.PostponeInterval)
+			}
+			errs = append(errs, fmt.Errorf("dump %d: %w", info.Sequence, err))
+		}
+		if done == 0 {
+			return errors.Join(errs...)
+		}
+	}
+}
+
+// dump restores one dump, and returns how many items it delivered.
+func (r *Restorer[T]) dump(ctx context.Context, info Info) (delivered uint64, err error) {
+	if info.Version != r.o.Version && (r.o.Migrate == nil || info.Damaged) {
+		return 0, r.mismatch(info)
+	}
+	reader, err := r.store.Open(info.Sequence)
+	if err != nil {
+		return 0, err
+	}
+	d := delivery{reader: reader, noted: time.Now()}
+	err = r.deliverAll(ctx, info, &d)
+	r.o.Metrics.Restored(d.items, d.bytes)
+	if err != nil && d.settled > 0 {
+		err = errors.Join(err, reader.Progress(d.settled)) // what was delivered need not be again
+	}
+	damage := reader.Damage()
+	if err := errors.Join(err, reader.Close()); err != nil {
+		return d.items, err
+	}
+	if damage != nil {
+		return d.items, r.store.Quarantine(info.Sequence, fmt.Sprintf("what could be read was restored: %v", damage))
+	}
+	return d.items, r.store.Remove(info.Sequence)
+}
+
+func (r *Restorer[T]) mismatch(info Info) error {
+	reason := fmt.Sprintf("version %q instead of %q", info.Version, r.o.Version)
+	if r.o.OnVersionMismatch == Quarantine || info.Damaged {
+		return r.store.Quarantine(info.Sequence, reason)
+	}
+	r.o.Metrics.Dropped("version", info.Items, info.Bytes)
+	r.o.Logger.Error("removed a dump of another version", "sequence", info.Sequence, "reason", reason, "items", info.Items)
+	return r.store.Remove(info.Sequence)
+}
+
+// delivery is how far a dump is.
+type delivery struct {
+	reader  Reader
+	ahead   Items
+	items   uint64 // delivered
+	bytes   uint64
+	settled uint64 // all items below are delivered or set aside
+	noted   time.Time
+}
+
+// next takes the next item, or returns io.EOF.
+func (d *delivery) next() (data []byte, place uint64, err error) {
+	for {
+		if data, place, ok := d.ahead.Cut(); ok {
+			return data, place, nil
+		}
+		if d.ahead, err = d.reader.Next(); err != nil {
+			return nil, 0, err
+		}
+	}
+}
+
+// peek returns the item that next will return.
+func (d *delivery) peek() (data []byte, err error) {
+	for d.ahead.left == 0 {
+		if d.ahead, err = d.reader.Next(); err != nil {
+			return nil, err
+		}
+	}
+	ahead := d.ahead
+	data, _, _ = ahead.Cut()
+	return data, nil
+}
+
+func (d *delivery) count(data []byte) {
+	d.items++
+	d.bytes += uint64(len(data))
+}
+
+const progressEvery = 100 * time.Millisecond // is how much work a crash may have done again
+
+// deliverAll delivers what is left of a dump, in its order.
+func (r *Restorer[T]) deliverAll(ctx context.Context, info Info, d *delivery) error {
+	for n := 0; ; n++ {
+		data, place, err := d.next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := r.settle(ctx, info, d, data); err != nil {
+			return err
+		}
+		d.settled = max(d.settled, place+1)
+		if n%256 == 0 && time.Since(d.noted) >= progressEvery {
+			d.noted = time.Now()
+			if err := d.reader.Progress(d.settled); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// errUndelivered says that the target does not take an item, and that nothing tells whether it takes others.
+var errUndelivered = errors.New("the target does not take it")
+
+// settle delivers an item, or sets it aside if it is poison: the target says so, or it failed MaxAttempts times and the
+// next item did not. While nothing gets through it goes on trying.
+func (r *Restorer[T]) settle(ctx context.Context, info Info, d *delivery, data []byte) error {
+	for {
+		failure := r.attempts(ctx, info, data)
+		switch {
+		case failure == nil:
+			d.count(data)
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(failure, ErrPoison):
+			return r.setAside(info, failure, data)
+		}
+		witness, err := d.peek()
+		switch {
+		case errors.Is(err, io.EOF) && r.condemned[info.Sequence]:
+			return r.setAside(info, failure, data)
+		case errors.Is(err, io.EOF):
+			return fmt.Errorf("%w: %w", errUndelivered, failure)
+		case err != nil:
+			return err
+		}
+		err = r.once(ctx, info, witness)
+		if err == nil || errors.Is(err, ErrPoison) {
+			_, place, _ := d.next()
+			if err != nil {
+				if err := r.setAside(info, err, witness); err != nil {
+					return err
+				}
+				continue
+			}
+			d.count(witness)
+			if err := r.setAside(info, failure, data); err != nil {
+				return err
+			}
+			d.settled = place + 1
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+func (r *Restorer[T]) setAside(info Info, reason error, data []byte) error {
+	return r.store.QuarantineItems(info, reason.Error(), [][]byte{data})
+}
+
+// attempts tries an item MaxAttempts times, PostponeInterval apart.
+func (r *Restorer[T]) attempts(ctx context.Context, info Info, data []byte) (err error) {
+	for n := 1; ; n++ {
+		err = r.once(ctx, info, data)
+		if err == nil || errors.Is(err, ErrPoison) || ctx.Err() != nil || n >= r.o.MaxAttempts {
+			return err
+		}
+		r.o.Metrics.Failed(err)
+		if !pause(ctx, r.o.PostponeInterval) {
+			return ctx.Err()
+		}
+	}
+}
+
+// once gives an item to the target when load and rates allow it.
+func (r *Restorer[T]) once(ctx context.Context, info Info, data []byte) (err error) {
+	for r.o.Load != nil && r.o.Load() > r.o.AllowRate {
+		if !pause(ctx, r.o.PostponeInterval) {
+			return ctx.Err()
+		}
+	}
+	if r.items != nil {
+		if err := r.items.Wait(ctx); err != nil {
+			return err
+		}
+	}
+	if r.bytes != nil { // an item larger than a burst takes several
+		for left := len(data); left > 0; left -= r.bytes.Burst() {
+			if err := r.bytes.WaitN(ctx, min(left, r.bytes.Burst())); err != nil {
+				return err
+			}
+		}
+	}
+	if info.Version != r.o.Version {
+		if data, err = r.o.Migrate(info.Version, data); err != nil {
+			return fmt.Errorf("%w: migrating it from version %q: %w", ErrPoison, info.Version, err)
+		}
+	}
+	item, err := r.decode(data)
+	if err != nil {
+		return fmt.Errorf("%w: decoding it: %w", ErrPoison, err)
+	}
+	return r.target(ctx, item)
+}
+
+// pause waits, and reports that it was not cut short.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
