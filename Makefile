@@ -77,7 +77,7 @@ test: bin/telegraf ## Run all tests.
 	$(GO) test $(PARALLEL) ./...
 
 .PHONY: race
-race: ## Run all tests but the end-to-end ones under the race detector.
+race: bin/telegraf ## Run all tests but the end-to-end ones under the race detector.
 	$(GO) test -race $(PARALLEL) $(UNIT)
 
 .PHONY: race-agent
