@@ -305,7 +305,19 @@ func (a *appender) write(blocks []*openBlock) (written int, err error) {
 			}
 		}
 		stored := a.stored(b)
-		if err := a.disk.reserve(int64(len(stored))); err != nil {
+		err := a.disk.reserve(int64(len(stored)))
+		if errors.Is(err, ErrFull) && a.disk.o.OnFull == DropOldest && a.dump.items > 0 {
+			// This dump is all that there is: what is in it must give way to what comes.
+			if err := errors.Join(a.makeDurable(), a.finish(ReasonSize)); err != nil {
+				return i, err
+			}
+			if err := a.begin(); err != nil {
+				return i, err
+			}
+			stored = a.stored(b)
+			err = a.disk.reserve(int64(len(stored)))
+		}
+		if err != nil {
 			return i, err
 		}
 		if _, err := a.dump.file.Write(stored); err != nil {

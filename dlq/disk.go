@@ -415,7 +415,15 @@ func (d *Disk) QuarantineItems(info Info, reason string, items [][]byte) error {
 
 // setAside moves a file to quarantine. The reason is there before the file is, so that none is without.
 func (d *Disk) setAside(name, reason string) error {
+	there, err := d.fs.List(quarantineDir)
+	if err != nil {
+		return fmt.Errorf("dlq: setting %s aside: %w", name, err)
+	}
 	target := path.Join(quarantineDir, name)
+	isThere := func(f fileInfo) bool { return path.Join(quarantineDir, f.name) == target }
+	for n := 2; slices.ContainsFunc(there, isThere); n++ {
+		target = path.Join(quarantineDir, fmt.Sprintf("%s.%d", name, n))
+	}
 	if err := d.writeWhole(target+reasonSuffix, []byte(reason+"\n")); err != nil {
 		return fmt.Errorf("dlq: setting %s aside: %w", name, err)
 	}

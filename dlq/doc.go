@@ -32,6 +32,9 @@
 // is given up: what was durable in it is sealed, and the blocks that were not are kept in memory and written into a new
 // file, until that works. Who waits gets the error; who enqueues gets it once four times SyncSize wait in memory.
 //
+// The file system is taken to be one whose rename is atomic, as that of all that keep a journal, and to make a directory's
+// entries durable when the directory is synced.
+//
 // # Files
 //
 // The directory is made with mode 0700, files with 0600. A dump is a file; its name says its place in the order and its

@@ -143,7 +143,11 @@ func (d *Disk) salvage(sequence uint64) error {
 	case s.items == 0:
 		return errors.Join(f.Close(), d.setAside(name, "not sealed, and nothing in it is whole"))
 	case s.damaged != nil:
-		return errors.Join(d.rewrite(f, s), f.Close(), d.setAside(name, "not sealed, and damaged "+s.damaged.Error()))
+		err := d.rewrite(f, s)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return err // the original is still there
+		}
+		return d.setAside(name, "not sealed, and damaged "+s.damaged.Error())
 	}
 	err = d.sealInPlace(f, s)
 	return errors.Join(err, f.Close())
