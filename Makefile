@@ -18,7 +18,7 @@ TELEGRAF_TAGS ?=
 EDGE_TAGS := $(shell cat telegraf.tags)
 
 GO ?= go
-LINT = $(GO) tool -modfile=tools/go.mod golangci-lint
+LINT = GOLANGCI_LINT_CACHE=$(CURDIR)/.build/lint $(GO) tool -modfile=tools/go.mod golangci-lint
 DURATION ?=
 BUILD_FLAGS ?=
 

@@ -30,8 +30,11 @@ const (
 // the broker nor the connection has to do with it. QoS 0 messages have nobody to tell and are not tracked.
 //
 // A message that the broker sends again in the same session, since the connection was lost before its acknowledgement,
-// is the same message: it is recognised by its packet identifier, which the broker may not use for another one before
-// we acknowledge (MQTT 3.1.1 section 2.3.1), and only the way to acknowledge is taken from the new PUBLISH.
+// is the same message: it has the DUP flag, the same content, and the same packet identifier, which the broker may not
+// use for another one before we acknowledge (MQTT 3.1.1 sections 2.3.1 and 3.3.1.1). Only the way to acknowledge is taken
+// from the new PUBLISH. Once a message comes that is no repetition, the broker has repeated all that it knew; what it
+// did not repeat it has forgotten, as one that crashed and restored an older state, and those identifiers are forgotten
+// here, too.
 type flow struct {
 	stats          *stats
 	log            telegraf.Logger
@@ -40,22 +43,25 @@ type flow struct {
 	acc            telegraf.Accumulator
 	maxUndelivered int
 
-	mu         sync.Mutex
-	connection int            // counts connections; messages remember which one they came by
-	begun      bool           // it is known whether the broker kept the session
-	early      []mqtt.Message // came before that
-	online     bool
-	draining   bool // nothing more is taken in
-	queue      []*message
-	queued     int                 // bytes of payloads in the queue
-	unacked    map[uint16]*message // of this session, by packet identifier
-	handed     int                 // tracked messages that Telegraf has, or has rejected
-	feeding    bool                // one is being handed over
-	rejected   []*message          // wait to be handed over again
-	settled    []settlement
-	retryAfter time.Duration
-	leftBehind int64         // messages with QoS 1 or 2 that did not fit and are left to the broker
-	idle       chan struct{} // closed once draining and nothing is left; nil otherwise
+	mu             sync.Mutex
+	connection     int  // counts connections; messages remember which one they came by
+	repeating      bool // the broker may still repeat what an earlier connection brought
+	overflowLogged time.Time
+	begun          bool           // it is known whether the broker kept the session
+	early          []mqtt.Message // came before that
+	online         bool
+	draining       bool                // nothing more is taken in
+	queue          []*message          // with QoS 1 or 2, not handed over yet
+	loose          []*message          // with QoS 0, not handed over yet
+	queued         int                 // bytes of payloads in both
+	unacked        map[uint16]*message // of this session, by packet identifier
+	handed         int                 // tracked messages that Telegraf has, or has rejected
+	feeding        bool                // one is being handed over
+	rejected       []*message          // wait to be handed over again
+	settled        []settlement
+	retryAfter     time.Duration
+	leftBehind     int64         // messages with QoS 1 or 2 that did not fit and are left to the broker
+	idle           chan struct{} // closed once draining and nothing is left; nil otherwise
 
 	feedWake, ackWake chan struct{}
 }
@@ -69,7 +75,7 @@ type message struct {
 	again   bool // it was handed over before
 
 	// What follows is the flow's, under its lock.
-	publish    mqtt.Message // to acknowledge; nil once its session is gone
+	publish    mqtt.Message // to acknowledge; nil once the broker has forgotten it
 	connection int          // that publish came by
 	delivered  bool         // while in unacked: its acknowledgement waits for the broker to send it again
 }
@@ -113,19 +119,27 @@ func (f *flow) connected(sessionPresent bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !sessionPresent { // identifiers of the old session mean nothing in this one, and it has no more to send
-		for _, m := range f.unacked {
-			m.publish = nil
-		}
-		clear(f.unacked)
-		f.stats.unacked.Set(0)
+		f.forget(func(*message) bool { return true })
 		f.stats.dropped[droppedOverflow].Incr(f.leftBehind)
 	}
 	f.begun, f.online, f.leftBehind = true, true, 0
+	f.repeating = sessionPresent
 	early := f.early
 	f.early = nil
 	for _, publish := range early {
 		f.take(publish, f.connection)
 	}
+}
+
+// forget gives up the identifiers of those messages; they are delivered all the same.
+func (f *flow) forget(which func(*message) bool) {
+	for id, m := range f.unacked {
+		if which(m) {
+			m.publish = nil
+			delete(f.unacked, id)
+		}
+	}
+	f.stats.unacked.Set(int64(len(f.unacked)))
 }
 
 func (f *flow) disconnected(connection int) {
@@ -154,7 +168,12 @@ func (f *flow) receive(connection int, publish mqtt.Message) {
 func (f *flow) take(publish mqtt.Message, connection int) {
 	id, payload := publish.MessageID(), publish.Payload()
 	tracked := publish.Qos() > 0
-	if known := f.unacked[id]; tracked && known != nil && known.topic == publish.Topic() && bytes.Equal(known.payload, payload) {
+	if tracked && f.repeating && !publish.Duplicate() {
+		f.repeating = false
+		f.forget(func(m *message) bool { return m.connection != connection })
+	}
+	known := f.unacked[id]
+	if tracked && known != nil && publish.Duplicate() && known.topic == publish.Topic() && bytes.Equal(known.payload, payload) {
 		f.stats.repeated.Incr(1)
 		known.publish, known.connection = publish, connection
 		if known.delivered {
@@ -168,12 +187,15 @@ func (f *flow) take(publish mqtt.Message, connection int) {
 		}
 		return // unacknowledged: the broker sends it to the next session
 	}
-	if len(f.queue) >= maxQueuedMessages || f.queued >= maxQueuedBytes {
+	if len(f.queue)+len(f.loose) >= maxQueuedMessages || f.queued >= maxQueuedBytes {
 		f.overflow(tracked)
 		return
 	}
 	m := &message{topic: publish.Topic(), payload: payload, at: time.Now(), tracked: tracked}
 	if tracked {
+		if known != nil { // the broker uses the identifier for another message, so it waits for the known one no more
+			known.publish = nil
+		}
 		m.publish, m.connection = publish, connection
 		f.unacked[id] = m
 		f.stats.unacked.Set(int64(len(f.unacked)))
@@ -186,7 +208,11 @@ func (f *flow) take(publish mqtt.Message, connection int) {
 		}
 		return
 	}
-	f.queue = append(f.queue, m)
+	if tracked {
+		f.queue = append(f.queue, m)
+	} else {
+		f.loose = append(f.loose, m)
+	}
 	f.queued += len(payload)
 	wake(f.feedWake)
 }
@@ -194,8 +220,9 @@ func (f *flow) take(publish mqtt.Message, connection int) {
 // overflow leaves a message to the broker, or counts it as dropped when the broker will not send it again.
 func (f *flow) overflow(tracked bool) {
 	if !tracked {
-		if f.stats.dropped[droppedOverflow].Get() == 0 {
-			f.log.Errorf("Dropping QoS 0 messages: %d wait already, and the outputs do not keep up", len(f.queue))
+		if now := time.Now(); now.Sub(f.overflowLogged) > time.Minute {
+			f.overflowLogged = now
+			f.log.Errorf("Dropping QoS 0 messages: %d wait already, and the outputs do not keep up", len(f.queue)+len(f.loose))
 		}
 		f.stats.dropped[droppedOverflow].Incr(1)
 		return
@@ -249,10 +276,14 @@ func (f *flow) feed(stop <-chan struct{}) {
 func (f *flow) next() (m *message, rejected int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.queue) > 0 && f.handed < f.maxUndelivered {
-		m = f.queue[0]
-		f.queue[0] = nil
-		f.queue = f.queue[1:]
+	from := &f.queue
+	if len(f.queue) == 0 || f.handed >= f.maxUndelivered || len(f.loose) > 0 && f.loose[0].at.Before(f.queue[0].at) {
+		from = &f.loose // which nothing but the outputs holds up
+	}
+	if len(*from) > 0 {
+		m = (*from)[0]
+		(*from)[0] = nil
+		*from = (*from)[1:]
 		f.queued -= len(m.payload)
 		if m.tracked {
 			f.handed++
@@ -381,11 +412,12 @@ func (f *flow) drain(ctx context.Context) (left int) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.queue) + f.handed
+	f.stats.dropped[droppedShutdown].Incr(int64(len(f.loose)))
+	return len(f.queue) + len(f.loose) + f.handed
 }
 
 func (f *flow) finishIfIdle() {
-	if f.idle != nil && len(f.queue) == 0 && f.handed == 0 && !f.feeding {
+	if f.idle != nil && len(f.queue)+len(f.loose) == 0 && f.handed == 0 && !f.feeding {
 		close(f.idle)
 		f.idle = nil
 	}

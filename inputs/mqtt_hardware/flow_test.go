@@ -21,6 +21,7 @@ import (
 
 // publish is a PUBLISH as the MQTT library hands it over.
 type publish struct {
+	dup     bool // the broker sends it again
 	topic   string
 	payload string
 	qos     byte
@@ -29,7 +30,7 @@ type publish struct {
 	stuck   chan struct{} // if set, Ack waits for it, as on a connection that takes nothing
 }
 
-func (*publish) Duplicate() bool     { return false }
+func (p *publish) Duplicate() bool   { return p.dup }
 func (*publish) Retained() bool      { return false }
 func (p *publish) Qos() byte         { return p.qos }
 func (p *publish) Topic() string     { return p.topic }
@@ -48,6 +49,13 @@ func qos0(payload string) *publish { return &publish{topic: "t", payload: payloa
 
 func qos1(id uint16, payload string) *publish {
 	return &publish{topic: "t", payload: payload, qos: 1, id: id}
+}
+
+// repeat is a message that the broker sends again.
+func repeat(id uint16, payload string) *publish {
+	p := qos1(id, payload)
+	p.dup = true
+	return p
 }
 
 // running is a flow with its two goroutines, between a connection and an outlet that the test plays.
@@ -263,7 +271,7 @@ func TestFlowReceiveDoesNotWait(t *testing.T) {
 		}
 		r.disconnect()
 		r.number = r.connecting()
-		r.receive(r.number, qos1(1, "x"))
+		r.receive(r.number, repeat(1, "x"))
 		r.connected(true)
 		require.Equal(t, start, time.Now())
 		require.Zero(t, r.out.count())
@@ -299,7 +307,7 @@ func TestFlowRecognisesRepeats(t *testing.T) {
 				r.get(first)
 				r.disconnect()
 				r.connect(tt.present)
-				again := &publish{topic: tt.again.topic, payload: tt.again.payload, qos: tt.again.qos, id: tt.again.id}
+				again := &publish{topic: tt.again.topic, payload: tt.again.payload, qos: tt.again.qos, id: tt.again.id, dup: true}
 				r.get(again)
 				r.settle(accept)
 				require.Equal(t, tt.want, r.out.texts())
@@ -333,7 +341,7 @@ func TestFlowRepeatOfWhatWaits(t *testing.T) {
 		for range 3 {
 			r.disconnect()
 			r.connect(true)
-			first, second = qos1(1, "one"), qos1(2, "two")
+			first, second = repeat(1, "one"), repeat(2, "two")
 			r.get(first, second)
 		}
 		r.settle(accept)
@@ -351,7 +359,7 @@ func TestFlowRepeatOfWhatWasRejected(t *testing.T) {
 		r.settle(reject)
 		r.disconnect()
 		r.connect(true)
-		again := qos1(1, "one")
+		again := repeat(1, "one")
 		r.get(again)
 		pass(lastRetry)
 		require.Equal(t, []string{"one", "one"}, r.out.texts(), "handed again once")
@@ -371,17 +379,45 @@ func TestFlowDeliveredWhileDisconnected(t *testing.T) {
 
 		// Meanwhile it does not take the place of others.
 		r.connect(true)
-		other := qos1(8, "two")
+		other := repeat(8, "two") // Mosquitto sets DUP also on what it never sent
 		r.get(other)
 		r.settle(accept)
 		require.Equal(t, 1, other.acked())
 
-		again := qos1(7, "one")
+		again := repeat(7, "one")
 		r.get(again)
 		require.Equal(t, 1, again.acked(), "when it is repeated")
 		require.Equal(t, []string{"one", "two"}, r.out.texts(), "and not delivered again")
 		require.EqualValues(t, 0, r.stats.unacked.Get())
 		require.Zero(t, r.drain(t.Context()))
+	})
+}
+
+// A broker that crashed and restored an older state uses identifiers again for messages that it takes for new. They are new,
+// even where they say the same as those that it has forgotten.
+func TestFlowBrokerForgot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := run(t, 10)
+		r.get(qos1(1, "ON"), qos1(2, "ON"), qos1(3, "OFF"))
+		r.disconnect()
+		r.settle(accept)
+		r.connect(true)
+		one, two := qos1(1, "ON"), qos1(2, "OFF")
+		r.get(one, two)
+		r.settle(accept)
+		require.Equal(t, []string{"ON", "ON", "OFF", "ON", "OFF"}, r.out.texts())
+		require.Equal(t, 1, one.acked())
+		require.Equal(t, 1, two.acked())
+		require.EqualValues(t, 0, r.stats.unacked.Get(), "the third, which nobody will repeat, included")
+	})
+}
+
+// QoS 0 messages need no place among those that wait for their acknowledgement.
+func TestFlowFullWindowDoesNotHoldUpQoS0(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := run(t, 1)
+		r.get(qos1(1, "one"), qos1(2, "two"), qos0("loose"))
+		require.Equal(t, []string{"one", "loose"}, r.out.texts())
 	})
 }
 
@@ -394,7 +430,7 @@ func TestFlowBeforeConnected(t *testing.T) {
 				r.get(qos1(7, "one"))
 				r.disconnect()
 				r.number = r.connecting()
-				again := qos1(7, "one")
+				again := repeat(7, "one")
 				r.get(again)
 				require.Equal(t, 1, r.out.count())
 				r.connected(present)
@@ -614,7 +650,7 @@ func TestFlowDrain(t *testing.T) {
 			left := r.drained(t, drainTime)
 			r.disconnect()
 			r.connect(true)
-			again := qos1(1, "one")
+			again := repeat(1, "one")
 			r.get(again)
 			r.settle(accept)
 			require.Zero(t, <-left)
@@ -718,7 +754,7 @@ func TestFlowLosesNothing(t *testing.T) {
 						}
 						r.connect(true)
 						for id, m := range unsettled {
-							unsettled[id] = qos1(id, m.payload)
+							unsettled[id] = repeat(id, m.payload)
 							r.get(unsettled[id])
 						}
 					case 1, 2, 3:
@@ -740,7 +776,7 @@ func TestFlowLosesNothing(t *testing.T) {
 				r.connect(true)
 				for id, m := range unsettled {
 					if m.acked() == 0 {
-						unsettled[id] = qos1(id, m.payload)
+						unsettled[id] = repeat(id, m.payload)
 						r.get(unsettled[id])
 					}
 				}

@@ -254,18 +254,21 @@ func (p *MQTTHardware) serverURLs(withTLS bool) ([]*url.URL, error) {
 		}
 		parsed, err := url.Parse(address)
 		if err != nil {
-			return nil, fmt.Errorf("servers = %q: %w; %s", p.Servers, err, right)
+			if broken := (*url.Error)(nil); errors.As(err, &broken) {
+				err = broken.Err // without the URL, which may hold a password
+			}
+			return nil, fmt.Errorf("servers: %q: %w; %s", withoutUser(server), err, right)
 		}
 		known := slices.Concat(plainSchemes, tlsSchemes, webSchemes, []string{"unix"})
 		if port, err := strconv.ParseUint(parsed.Port(), 10, 16); parsed.Port() != "" && (err != nil || port == 0) {
-			return nil, fmt.Errorf("servers = %q: %q is no port; %s", p.Servers, parsed.Port(), right)
+			return nil, fmt.Errorf("servers: %q: %q is no port; %s", withoutUser(server), parsed.Port(), right)
 		}
 		if !slices.Contains(known, parsed.Scheme) || parsed.Scheme != "unix" && parsed.Hostname() == "" ||
 			parsed.Scheme == "unix" && parsed.Host+parsed.Path == "" {
-			return nil, fmt.Errorf("servers = %q: %q cannot be used; %s", p.Servers, server, right)
+			return nil, fmt.Errorf("servers: %q cannot be used; %s", withoutUser(server), right)
 		}
 		if parsed.Port() == "" && (slices.Contains(plainSchemes, parsed.Scheme) || slices.Contains(tlsSchemes, parsed.Scheme)) {
-			return nil, fmt.Errorf("servers = %q: %q names no port; %s", p.Servers, server, right)
+			return nil, fmt.Errorf("servers: %q names no port; %s", withoutUser(server), right)
 		}
 		if parsed.User != nil {
 			return nil, fmt.Errorf("servers: %q must not hold credentials; set username and password", parsed.Redacted())
@@ -273,6 +276,17 @@ func (p *MQTTHardware) serverURLs(withTLS bool) ([]*url.URL, error) {
 		servers = append(servers, parsed)
 	}
 	return servers, nil
+}
+
+// withoutUser hides what stands before the @ of a URL, well formed or not.
+func withoutUser(address string) string {
+	scheme, rest, ok := strings.Cut(address, "://")
+	if !ok {
+		scheme, rest = "", address
+	} else {
+		scheme += "://"
+	}
+	return scheme + rest[strings.LastIndex(rest, "@")+1:]
 }
 
 // traceLogger brings what the MQTT library says about itself into Telegraf's log.
@@ -337,7 +351,7 @@ func (p *MQTTHardware) Stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
 	if left := p.flow.drain(ctx); left > 0 {
-		p.Log.Warnf("Stopping with %d messages undelivered and not acknowledged", left)
+		p.Log.Warnf("Stopping with %d messages undelivered; those with QoS 1 or 2 are not acknowledged", left)
 	}
 	close(p.stopFeed)
 	p.feedRun.Wait()

@@ -26,6 +26,7 @@ const (
 	firstReconnect    = 250 * time.Millisecond
 	lastReconnect     = 3 * time.Second  // and half as much again by jitter
 	refusedReconnect  = 30 * time.Second // after the broker refused us, which time alone seldom mends
+	steadyTime        = 10 * time.Second // a connection that lasted so long was a good one
 	subscribeFailure  = 0x80             // a return code of SUBACK (MQTT 3.1.1 section 3.9.3)
 )
 
@@ -49,7 +50,8 @@ type session struct {
 	known      []string // topics of an earlier run, which the broker may still hold for this client
 
 	mu       sync.Mutex
-	unwanted []string      // topics that came without being in topics
+	unwanted []string      // topics that came without being in topics, and were not looked at
+	told     int           // how many of them were in the log
 	wake     chan struct{} // there are new ones
 	down     bool          // a failure was logged, and nothing since
 }
@@ -63,9 +65,13 @@ func (s *session) run(ctx context.Context) {
 		if !first {
 			s.stats.reconnects.Incr(1)
 		}
-		err := s.connection(ctx, retry.Reset)
+		began := time.Now()
+		err := s.connection(ctx)
 		if ctx.Err() != nil {
 			return
+		}
+		if time.Since(began) > steadyTime { // not two clients with one id, which put each other out again and again
+			retry.Reset()
 		}
 		wait := retry.NextBackOff()
 		if errors.Is(err, errRefused) {
@@ -98,8 +104,11 @@ var (
 	errReconnect = errors.New("reconnecting to have messages sent again")
 )
 
-// connection makes one connection and stays until it is lost or ctx ends. up is called when it stands.
-func (s *session) connection(ctx context.Context, up func()) error {
+// connection makes one connection and stays until it is lost or ctx ends.
+func (s *session) connection(ctx context.Context) error {
+	s.mu.Lock()
+	s.told, s.unwanted = 0, nil
+	s.mu.Unlock()
 	lost := make(chan error, 1)
 	client, number, err := s.connect(ctx, lost)
 	if err != nil {
@@ -115,7 +124,6 @@ func (s *session) connection(ctx context.Context, up func()) error {
 		return err
 	}
 	s.dropOldSubscriptions(ctx, client)
-	up()
 	s.stats.connected.Set(1)
 	s.down = false
 	s.log.Infof("Connected to %s as %q and subscribed to %d topics", s.serverNames(), s.clientID, len(s.topics)-len(refused))
@@ -131,7 +139,7 @@ func (s *session) connection(ctx context.Context, up func()) error {
 		case err := <-lost:
 			return fmt.Errorf("connection to %s lost: %w", s.serverNames(), err)
 		case <-s.wake:
-			s.dropUnwanted(client)
+			s.dropUnwanted(ctx, client)
 		case now := <-tick.C:
 			if s.flow.wantsReconnect() {
 				return errReconnect
@@ -312,6 +320,9 @@ func (s *session) dropOldSubscriptions(ctx context.Context, client mqtt.Client) 
 // wants reports whether a topic is one of those that are configured. Others come from an earlier configuration's
 // subscriptions, which the broker cannot be asked for. It does not wait.
 func (s *session) wants(topic string) bool {
+	if !s.persistent {
+		return true // a new session has no subscriptions but ours
+	}
 	for _, filter := range s.topics {
 		if isForeign(filter) || matchesTopic(filter, topic) {
 			return true
@@ -319,7 +330,7 @@ func (s *session) wants(topic string) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.unwanted) < 100 && !slices.Contains(s.unwanted, topic) {
+	if s.told < mostUnwanted && len(s.unwanted) < mostUnwanted && !slices.Contains(s.unwanted, topic) {
 		s.unwanted = append(s.unwanted, topic)
 		wake(s.wake)
 	}
@@ -332,16 +343,31 @@ func isForeign(filter string) bool {
 	return strings.HasPrefix(prefix, "$") && !slices.Contains([]string{"$share", "$queue", "$SYS"}, prefix)
 }
 
-// dropUnwanted unsubscribes from topics that came unasked. That ends subscriptions without wildcards; for others the
-// log says what to do.
-func (s *session) dropUnwanted(client mqtt.Client) {
+// mostUnwanted bounds how many unwanted topics are looked at on one connection: each should end the subscription that
+// brought it, so more than a few mean that they do not.
+const mostUnwanted = 20
+
+// dropUnwanted ends the subscriptions that can have brought topics that came unasked. The broker does not tell which they
+// are; unsubscribing from what is not subscribed does nothing.
+func (s *session) dropUnwanted(ctx context.Context, client mqtt.Client) {
 	s.mu.Lock()
 	topics := s.unwanted
 	s.unwanted = nil
+	first := s.told == 0
+	s.told += len(topics)
 	s.mu.Unlock()
-	s.log.Warnf("The session of %q still has subscriptions of an earlier configuration: messages on %q are dropped and "+
-		"counted; to end such a subscription with a wildcard, unsubscribe at the broker or change client_id", s.clientID, topics)
-	client.Unsubscribe(topics...)
+	if len(topics) == 0 {
+		return // those of an earlier connection
+	}
+	if first {
+		s.log.Warnf("The session of %q has subscriptions of an earlier configuration, which brought %q: unsubscribing; what they "+
+			"bring is acknowledged, dropped, and counted in messages_dropped", s.clientID, topics[0])
+	}
+	for _, topic := range topics {
+		if ctx.Err() == nil {
+			answered(ctx, client.Unsubscribe(filtersFor(topic)...), s.timeout)
+		}
+	}
 }
 
 func (s *session) serverNames() string {

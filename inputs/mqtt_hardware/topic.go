@@ -41,6 +41,29 @@ func matchesTopic(filter, topic string) bool {
 	}
 }
 
+// filtersFor returns the topic filters that match a topic, those with both kinds of wildcards in any place included. Of a
+// topic with very many levels only those that differ in the last ones are returned.
+func filtersFor(topic string) []string {
+	const most = 6 // levels with a wildcard, since each doubles the number
+	levels := strings.Split(topic, "/")
+	filters, open := []string{}, []string{""} // open: how a filter can begin
+	for i, level := range levels {
+		var longer []string
+		for _, begin := range open {
+			filters = append(filters, begin+"#")
+			longer = append(longer, begin+level+"/")
+			if i >= len(levels)-most {
+				longer = append(longer, begin+"+/")
+			}
+		}
+		open = longer
+	}
+	for _, begin := range open {
+		filters = append(filters, strings.TrimSuffix(begin, "/"), begin+"#")
+	}
+	return filters
+}
+
 // checkFilter finds what a broker would refuse in a topic filter, or take for another one without a word (MQTT 3.1.1
 // section 4.7, MQTT 5 section 4.8.2 for $share).
 func checkFilter(filter string) error {

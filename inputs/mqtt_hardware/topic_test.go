@@ -297,3 +297,22 @@ func FuzzTopicParsing(f *testing.F) {
 		require.NoError(t, p.apply(parsed("cpu", nil, nil), strings.Split(name, "/")))
 	})
 }
+
+// Each of them matches, no other filter of that many levels does, and there is an end to their number.
+func TestFiltersFor(t *testing.T) {
+	filters := filtersFor("a/b/c")
+	require.ElementsMatch(t, []string{
+		"#", "a/#", "+/#", "a/b/#", "a/+/#", "+/b/#", "+/+/#",
+		"a/b/c", "a/b/+", "a/+/c", "a/+/+", "+/b/c", "+/b/+", "+/+/c", "+/+/+",
+		"a/b/c/#", "a/b/+/#", "a/+/c/#", "a/+/+/#", "+/b/c/#", "+/b/+/#", "+/+/c/#", "+/+/+/#",
+	}, filters)
+	for _, topic := range []string{"a/b/c", "x", "/", "a//b", "1/2/3/4/5/6/7/8/9"} {
+		filters := filtersFor(topic)
+		require.Contains(t, filters, topic)
+		require.Less(t, len(filters), 250, topic)
+		for _, filter := range filters {
+			require.True(t, matchesTopic(filter, topic), "%q for %q", filter, topic)
+			require.NoError(t, checkFilter(filter))
+		}
+	}
+}

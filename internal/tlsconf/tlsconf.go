@@ -35,6 +35,11 @@ func Client(c *telegraftls.ClientConfig) (*tls.Config, error) {
 	if c.TLSKey != "" && c.TLSCert == "" {
 		return nil, fmt.Errorf(`tls_cert = "": must name the certificate of tls_key = %q`, c.TLSKey)
 	}
+	if c.TLSMinVersion != "" {
+		if _, err := telegraftls.ParseTLSVersion(c.TLSMinVersion); err != nil {
+			return nil, fmt.Errorf(`tls_min_version = %q: must be "TLS12" or "TLS13"`, c.TLSMinVersion)
+		}
+	}
 	config, err := c.TLSConfig()
 	if err != nil {
 		return nil, fmt.Errorf("tls_… options: %w", err)

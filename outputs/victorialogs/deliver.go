@@ -53,10 +53,17 @@ type delivery struct {
 // away is what is known of a server that does not take batches; the zero value is one that does.
 type away struct {
 	since   time.Time // of the first failure
+	told    bool      // in the log; a batch that the server alone cannot take would fill it otherwise
 	until   time.Time // no request goes out before
 	retry   *backoff.ExponentialBackOff
 	dropped int // metrics that had to be dropped meanwhile
 }
+
+// What lines in the log are about, for mayLog.
+var (
+	errAway       = errors.New("the server is away")
+	errMaxPending = errors.New("max_pending is reached")
+)
 
 func (d *delivery) start() {
 	d.wake = make(chan struct{}, 1)
@@ -80,7 +87,7 @@ func (d *delivery) enqueue(b *batch) (dropped []*batch) {
 		d.grow(-oldest.size())
 		dropped = append(dropped, oldest)
 		d.away.dropped += oldest.count
-		if !d.full {
+		if !d.full && d.mayLog(errMaxPending) {
 			d.full = true
 			d.log.Errorf("max_pending is reached, since %s takes batches too slowly or not at all: dropping the oldest "+
 				"metrics, and counting them in metrics_dropped", d.target)
@@ -175,6 +182,10 @@ func (d *delivery) work() {
 		started := time.Now()
 		d.encode(b)
 		err := d.attempt(b)
+		if errors.Is(err, ErrBadData) && b.count > 1 {
+			d.halve(b, err)
+			continue
+		}
 		d.settle(b, started, err)
 	}
 }
@@ -290,8 +301,10 @@ func (d *delivery) isBack() {
 	if d.away.since.IsZero() {
 		return
 	}
-	d.log.Infof("The server takes batches again after %s; %d batches wait, %d metrics were dropped",
-		time.Since(d.away.since).Round(time.Millisecond), len(d.queue), d.away.dropped)
+	if d.away.told {
+		d.log.Infof("The server takes batches again after %s; %d batches wait, %d metrics were dropped",
+			time.Since(d.away.since).Round(time.Millisecond), len(d.queue), d.away.dropped)
+	}
 	d.away = away{}
 }
 
@@ -326,13 +339,15 @@ func (d *delivery) requeue(b *batch, started time.Time, err error) {
 	}
 	b.due = now.Add(wait)
 
+	d.away.told = d.away.told || first && d.mayLog(errAway)
 	switch {
-	case !first:
+	case !first || !d.away.told:
 		d.log.Debugf("Attempt %d for a batch of %d metrics failed: %v", b.attempts, b.count, err)
 	case errors.Is(err, ErrConfiguration):
 		d.log.Errorf("%s takes no batches: %v; the data is kept and tried again every %s", d.target, err, d.retryMax)
 	default:
-		d.log.Warnf("%s takes no batches: %v; the data is kept and tried again", d.target, err)
+		d.log.Warnf("%s takes no batches: %v; the data is kept and tried again, next in %s", d.target, err,
+			d.away.until.Sub(now).Round(time.Millisecond))
 	}
 }
 
@@ -356,20 +371,28 @@ func (d *delivery) insert(b *batch) {
 	d.queue = slices.Insert(d.queue, i, b)
 }
 
-// setAside halves a batch that the server refused for good, until the offending lines stand alone; those are rejected.
+// halve puts the halves of a batch that the server refused for good into its place, so that in the end the offending lines
+// stand alone.
+func (d *delivery) halve(b *batch, err error) {
+	lines, broken := d.encoding.lines(b)
+	if broken != nil { // our own compression cannot be undone: nothing is left to try
+		d.settle(b, time.Now(), errors.Join(err, broken))
+		return
+	}
+	first, second := b.split(lines)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.inFlight--
+	d.grow(first.size() + second.size() - b.size())
+	d.isBack()
+	d.insert(first)
+	d.insert(second)
+	d.signal()
+}
+
+// setAside rejects what the server refused for good. It returns what is to be done without the lock.
 func (d *delivery) setAside(b *batch, failure *Failure) (unlocked func()) {
 	d.grow(-b.size())
-	if b.count > 1 {
-		lines, err := d.encoding.lines(b)
-		if err == nil {
-			first, second := b.split(lines)
-			d.insert(first)
-			d.insert(second)
-			d.grow(first.size() + second.size())
-			return nil
-		}
-		failure = &Failure{Kind: ErrBadData, Err: err}
-	}
 	if d.mayLog(failure.Kind) {
 		d.log.Errorf("%s will never take a row: %v; it is rejected and counted in metrics_rejected", d.target, failure)
 	}

@@ -269,6 +269,8 @@ func (v *VictoriaLogs) newTarget() (*target, error) {
 		return nil, fmt.Errorf("url = %q: must not hold credentials; set username and password", shown)
 	case base.RawQuery != "" || base.Fragment != "":
 		return nil, fmt.Errorf("url = %q: must end with the path; tenant, stream and extra fields have options of their own", shown)
+	case !isPort(base.Port()):
+		return nil, fmt.Errorf("url = %q: %q is no port; must be from 1 to 65535", shown, base.Port())
 	case strings.Contains(base.Path, "/insert/"):
 		return nil, fmt.Errorf("url = %q: must be the base URL; /insert/jsonline is added", shown)
 	}
@@ -351,6 +353,12 @@ func (v *VictoriaLogs) newTarget() (*target, error) {
 		t.authorize = v.authorize
 	}
 	return t, nil
+}
+
+// isPort takes the empty port, too, which is the scheme's own.
+func isPort(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	return port == "" || err == nil && n > 0
 }
 
 // parseURL is url.Parse without the URL in its errors, which may hold a password.
@@ -560,8 +568,8 @@ func (v *VictoriaLogs) logRejected(m telegraf.Metric, now time.Time, reason erro
 		return
 	}
 	v.rejected[reason] = now
-	v.Log.Errorf("Rejecting a metric %q of %s with %d tags and %d fields: %v; VictoriaLogs would not store it. More like it "+
-		"are counted in metrics_rejected", m.Name(), m.Time().Format(time.RFC3339), len(m.TagList()), len(m.FieldList()), reason)
+	v.Log.Errorf("Rejecting a metric %q of %s with the tags %v and %d fields: %v; VictoriaLogs would not store it. More like it "+
+		"are counted in metrics_rejected", m.Name(), m.Time().Format(time.RFC3339), m.Tags(), len(m.FieldList()), reason)
 }
 
 // Push returns nothing: Add delivers by itself, so the agent has nothing to write.
