@@ -214,3 +214,52 @@ func TestBurstIsOneRequest(t *testing.T) {
 		r.stop()
 	})
 }
+
+// Mosquitto crashes and comes back with an older state, in which it knows the session and not what it has sent since. What
+// is published then has identifiers, and here also contents, of messages that were delivered before.
+func TestBrokerForgets(t *testing.T) {
+	t.Parallel()
+	const n = testbroker.DefaultMaxInflight
+	broker := testbroker.StartMosquitto(t, testbroker.MosquittoOptions{Autosave: time.Hour})
+	logs := standIn(t)
+	r := newRig(t, broker.URL(), logs.URL(), "", "")
+	r.start()
+	require.NoError(t, broker.Restart()) // which saves the session
+	connected := func(times int) {
+		require.NoError(t, r.agent.WaitFor(within(t, patience), func(*agentproc.Agent) bool {
+			return r.logged("and subscribed to") >= times
+		}))
+	}
+	connected(2)
+	on := func(yield func(testbroker.Message) bool) {
+		for range n {
+			if !yield(testbroker.Message{Topic: "e2e/switch", Payload: []byte("ON")}) {
+				return
+			}
+		}
+	}
+	logs.Fail(vlreceiver.Fault{Kind: vlreceiver.FaultStatus, Status: 503})
+	publish(t, broker.URL(), testbroker.Opts{QoS: 1}, on)
+	require.NoError(t, r.agent.WaitFor(within(t, patience), func(a *agentproc.Agent) bool {
+		return a.Self("internal_mqtt_hardware.messages_received") == n
+	}))
+	require.NoError(t, broker.Kill())
+	require.NoError(t, broker.Start())
+	connected(3)
+	logs.Fail()
+	for round := range 3 {
+		if round > 0 {
+			publish(t, broker.URL(), testbroker.Opts{QoS: 1}, on)
+		}
+		require.Eventually(t, func() bool {
+			stored := 0
+			for row := range logs.All(vlreceiver.Tenant{}) {
+				if row.Fields["topic"] == "e2e/switch" {
+					stored++
+				}
+			}
+			return stored == (round+1)*n
+		}, patience/4, 50*time.Millisecond, "round %d", round+1)
+	}
+	r.stop()
+}
