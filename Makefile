@@ -27,7 +27,7 @@ help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: bin/telegraf bin/quickstart ## Build bin/telegraf, with our plugins, and the other commands.
+build: bin/telegraf bin/dlq bin/quickstart ## Build bin/telegraf, with our plugins, and the other commands.
 
 # Telegraf's command line can only be built inside Telegraf's module, and its internal packages cannot be imported from
 # outside. So its sources are copied out of the module cache, one file that imports our plugins is added, and the copy
@@ -63,6 +63,10 @@ bin/telegraf: .build/go.mod
 	@$(GO) build $(BUILD_FLAGS) -modfile=.build/go.mod -mod=mod -trimpath -o $@ \
 		-tags "custom $(EDGE_TAGS) $(TELEGRAF_TAGS)" -ldflags "$(TELEGRAF_LDFLAGS)" \
 		github.com/influxdata/telegraf/cmd/telegraf
+
+.PHONY: bin/dlq
+bin/dlq:
+	$(GO) build -trimpath -o $@ ./cmd/dlq
 
 .PHONY: bin/quickstart
 bin/quickstart:

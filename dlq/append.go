@@ -34,10 +34,12 @@ type appender struct {
 	appended Position
 	durable  Position
 	wanted   Position // somebody waits until this is durable
-	sealing  Reason   // 0: not asked for
-	sealed   uint64   // counts seals
+	reason   Reason   // of the last seal that was asked for
+	asked    uint64   // counts what was asked to be sealed
+	sealed   uint64   // how many of those are
 	failures uint64   // counts failed commits
 	failure  error    // of the last commit; nil when it went well
+	closing  bool     // nothing more is taken
 	closed   bool
 	changed  chan struct{} // closed and made anew when any of this changes
 
@@ -104,7 +106,7 @@ func (a *appender) append(ctx context.Context, item []byte) (Position, error) {
 		return 0, fmt.Errorf("dlq: %w: %d bytes", ErrTooLarge, len(item))
 	}
 	a.mu.Lock()
-	for a.waiting >= a.room() && !a.closed {
+	for a.waiting >= a.room() && !a.closing {
 		if err := a.failure; err != nil {
 			a.mu.Unlock()
 			a.signal() // it may be possible again
@@ -120,8 +122,12 @@ func (a *appender) append(ctx context.Context, item []byte) (Position, error) {
 		a.mu.Lock()
 	}
 	defer a.mu.Unlock()
-	if a.closed {
+	if a.closing {
 		return 0, fmt.Errorf("dlq: %w", ErrClosed)
+	}
+	if a.items > 0 && len(a.current)+len(item) > 2*a.disk.o.BlockSize {
+		a.closeBlock() // so that no block is larger than its greatest item
+		a.signal()
 	}
 	if a.current == nil {
 		a.current = a.block()
@@ -168,13 +174,20 @@ func (a *appender) sync(ctx context.Context, p Position) error {
 
 func (a *appender) seal(ctx context.Context, reason Reason) error {
 	a.mu.Lock()
-	if a.closed {
+	if a.closing {
 		a.mu.Unlock()
 		return fmt.Errorf("dlq: %w", ErrClosed)
 	}
-	a.sealing = reason
-	sealed := a.sealed
-	return a.await(ctx, func() bool { return a.sealed > sealed })
+	return a.askToSeal(ctx, reason)
+}
+
+// askToSeal is called with the lock and gives it back. A commit that is under way may have begun without the last items, so
+// each call waits for a seal that began after it.
+func (a *appender) askToSeal(ctx context.Context, reason Reason) error {
+	a.reason = reason
+	a.asked++
+	asked := a.asked
+	return a.await(ctx, func() bool { return a.sealed >= asked })
 }
 
 // await is called with the lock and gives it back. It waits until done, or until a commit failed.
@@ -207,7 +220,10 @@ func (a *appender) await(ctx context.Context, done func() bool) error {
 
 // close seals what is there and ends the goroutine. What could not be written is an error.
 func (a *appender) close() error {
-	err := a.seal(context.Background(), ReasonForced)
+	a.mu.Lock()
+	a.closing = true
+	a.notify()
+	err := a.askToSeal(context.Background(), ReasonForced)
 	a.mu.Lock()
 	a.closed = true
 	lost := a.appended - a.durable
@@ -215,8 +231,8 @@ func (a *appender) close() error {
 	a.mu.Unlock()
 	a.signal()
 	<-a.ended
-	if err != nil && lost > 0 {
-		return fmt.Errorf("%w: %d items that were not durable are lost", err, lost)
+	if lost > 0 {
+		return errors.Join(err, fmt.Errorf("dlq: %d items that were not durable are lost", lost))
 	}
 	return err
 }
@@ -258,8 +274,9 @@ func (a *appender) giveUp() {
 // commit writes what waits, makes it durable where that is wanted, and seals where that is.
 func (a *appender) commit() {
 	a.mu.Lock()
-	sealing := a.sealing
-	if sealing != 0 || a.wanted > a.durable {
+	asked, reason := a.asked, a.reason
+	sealing := asked > a.sealed
+	if sealing || a.wanted > a.durable {
 		a.closeBlock()
 	}
 	blocks := a.blocks
@@ -268,11 +285,16 @@ func (a *appender) commit() {
 	a.mu.Unlock()
 
 	written, err := a.write(blocks)
-	if err == nil && (sealing != 0 || a.needsSync(wanted)) {
+	if err != nil && a.dump != nil && !errors.Is(err, errNotDurable) { // what the disk had room for is kept
+		if err := a.makeDurable(); err != nil {
+			a.disk.o.Logger.Debug("nothing of this attempt is durable", "error", err)
+		}
+	}
+	if err == nil && (sealing || a.needsSync(wanted)) {
 		err = a.makeDurable()
 	}
-	if err == nil && sealing != 0 {
-		err = a.finish(sealing)
+	if err == nil && sealing {
+		err = a.finish(reason)
 	}
 	if err != nil {
 		a.abandon(blocks[written:], err)
@@ -280,10 +302,7 @@ func (a *appender) commit() {
 	}
 	a.mu.Lock()
 	a.failure = nil
-	if sealing != 0 {
-		a.sealing = 0
-		a.sealed++
-	}
+	a.sealed = max(a.sealed, asked)
 	a.notify()
 	a.mu.Unlock()
 }
@@ -328,6 +347,11 @@ func (a *appender) write(blocks []*openBlock) (written int, err error) {
 		a.dump.items += uint64(b.items)
 		a.dump.size += b.size
 		a.unsynced = append(a.unsynced, b)
+		if a.needsSync(0) { // so that a disk which has room for some of them keeps those
+			if err := a.makeDurable(); err != nil {
+				return i + 1, err
+			}
+		}
 	}
 	return len(blocks), nil
 }
@@ -366,7 +390,7 @@ func (a *appender) begin() error {
 	if err != nil {
 		return fmt.Errorf("making dump %d: %w", d.sequence, err)
 	}
-	h := appendHeader(nil, header{sequence: d.sequence, created: d.created, version: a.disk.o.Version})
+	h := encodeHeader(header{sequence: d.sequence, created: d.created, version: a.disk.o.Version})
 	h = append(h, h...)
 	if err = a.disk.reserve(int64(len(h))); err == nil {
 		if _, err = f.Write(h); err == nil {
@@ -385,12 +409,14 @@ func (a *appender) begin() error {
 	return nil
 }
 
+var errNotDurable = errors.New("fdatasync failed")
+
 func (a *appender) makeDurable() error {
 	if a.dump == nil || len(a.unsynced) == 0 {
 		return nil
 	}
 	if err := a.dump.file.Sync(); err != nil {
-		return fmt.Errorf("making dump %d durable: %w", a.dump.sequence, err)
+		return fmt.Errorf("%w: dump %d: %w", errNotDurable, a.dump.sequence, err)
 	}
 	a.dump.durable = footer{items: a.dump.items, bytes: a.dump.size, length: uint64(a.dump.length)} //nolint:gosec // a length
 	a.mu.Lock()
@@ -425,7 +451,7 @@ func (a *appender) finish(reason Reason) error {
 	a.dump = nil
 	err := errors.Join(d.file.Close(), a.disk.publishFile(d.sequence, openSuffix))
 	if err != nil {
-		a.disk.o.Logger.Error("a sealed dump cannot be published before the next start", "sequence", d.sequence, "error", err)
+		a.disk.salvageLater(d.sequence)
 		return fmt.Errorf("sealing dump %d: %w", d.sequence, err)
 	}
 	size := d.length + int64(len(b))

@@ -143,7 +143,10 @@ type Disk struct {
 	dumps  []Info // sealed, oldest first
 	size   int64  // of all dumps, the open one included
 	leased map[uint64]bool
+	seen   map[uint64]uint64 // how many items a reader has found in a dump
 	closed bool
+
+	unsalvaged []uint64 // dumps that were not sealed and could not be salvaged when the directory was opened
 }
 
 // Info is what is known of a dump without reading its items.
@@ -157,6 +160,8 @@ type Info struct {
 	Size     int64  // of the file
 	// Damaged says that header and footer could not both be read, or do not fit together; the items may still be there.
 	Damaged bool
+
+	unread bool // opening it failed; it may work another time
 }
 
 // OpenDisk takes the directory, which is made if it is not there, and salvages what a process left that died.
@@ -187,7 +192,7 @@ func OpenDisk(dir string, o DiskOptions) (*Disk, error) {
 }
 
 func openDisk(dir string, fsys fileSystem, o DiskOptions) (*Disk, error) {
-	d := &Disk{dir: dir, fs: fsys, o: o, leased: make(map[uint64]bool)}
+	d := &Disk{dir: dir, fs: fsys, o: o, leased: make(map[uint64]bool), seen: make(map[uint64]uint64)}
 	if err := fsys.Mkdir(quarantineDir); err != nil {
 		return nil, fmt.Errorf("dlq: %w", err)
 	}
@@ -233,7 +238,37 @@ func (d *Disk) Dumps() ([]Info, error) {
 	d.expire()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return slices.Clone(d.dumps), nil
+	if d.closed {
+		return nil, fmt.Errorf("dlq: %w", ErrClosed)
+	}
+	d.salvageAgain()
+	for i, info := range d.dumps {
+		if info.unread {
+			d.dumps[i] = d.inspect(info.Sequence, fileInfo{size: info.Size, changed: info.Created})
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(d.dumps), func(i Info) bool { return i.unread }), nil
+}
+
+// salvageLater leaves a dump that is whole, but could not be published, to salvageAgain.
+func (d *Disk) salvageLater(sequence uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.unsalvaged = append(d.unsalvaged, sequence)
+}
+
+// salvageAgain tries those that could not be salvaged: the disk may have been full.
+func (d *Disk) salvageAgain() {
+	left := d.unsalvaged[:0]
+	for _, sequence := range d.unsalvaged {
+		if err := d.salvage(sequence); err != nil {
+			left = append(left, sequence)
+		}
+	}
+	if len(left) < len(d.unsalvaged) {
+		slices.SortFunc(d.dumps, func(a, b Info) int { return cmp.Compare(a.Sequence, b.Sequence) })
+	}
+	d.unsalvaged = left
 }
 
 // publish adds a dump that was sealed.
@@ -262,30 +297,30 @@ func (d *Disk) report() {
 // reserve makes room for so many bytes, or says why there is none. They count as used from then on.
 func (d *Disk) reserve(bytes int64) error {
 	for {
-		err := d.tryReserve(bytes)
-		if err == nil || d.o.OnFull != DropOldest || !d.dropOldest() {
+		reason, err := d.tryReserve(bytes)
+		if err == nil || d.o.OnFull != DropOldest || !d.dropOldest(reason) {
 			return err
 		}
 	}
 }
 
-func (d *Disk) tryReserve(bytes int64) error {
+func (d *Disk) tryReserve(bytes int64) (reason string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.o.MaxSize > 0 && d.size+bytes > d.o.MaxSize {
-		return fmt.Errorf("%w: %d of MaxSize = %d bytes are used", ErrFull, d.size, d.o.MaxSize)
+		return "max_size", fmt.Errorf("%w: %d of MaxSize = %d bytes are used", ErrFull, d.size, d.o.MaxSize)
 	}
 	if d.o.MinFree > 0 {
 		free, err := d.fs.Free()
 		if err != nil {
-			return fmt.Errorf("asking for free space: %w", err)
+			return "", fmt.Errorf("asking for free space: %w", err)
 		}
 		if free-bytes < d.o.MinFree {
-			return fmt.Errorf("%w: %d bytes are free, and MinFree = %d must stay so", ErrFull, free, d.o.MinFree)
+			return "min_free", fmt.Errorf("%w: %d bytes are free, and MinFree = %d must stay so", ErrFull, free, d.o.MinFree)
 		}
 	}
 	d.size += bytes
-	return nil
+	return "", nil
 }
 
 // release gives bytes back that were reserved and are not, or no longer, used.
@@ -296,40 +331,39 @@ func (d *Disk) release(bytes int64) {
 }
 
 // dropOldest removes the oldest dump that nobody reads, and reports whether there was one.
-func (d *Disk) dropOldest() bool {
-	d.mu.Lock()
-	i := slices.IndexFunc(d.dumps, func(i Info) bool { return !d.leased[i.Sequence] })
-	if i < 0 {
-		d.mu.Unlock()
-		return false
-	}
-	oldest := d.dumps[i]
-	d.mu.Unlock()
-	return d.drop(oldest, "max_size") == nil
+func (d *Disk) dropOldest(reason string) bool {
+	oldest, ok := d.claim(func(Info) bool { return true })
+	return ok && d.drop(oldest, reason) == nil
 }
 
 // expire drops what is older than MaxAge.
 func (d *Disk) expire() {
-	if d.o.MaxAge == 0 {
-		return
-	}
-	d.mu.Lock()
-	var old []Info
-	for _, i := range d.dumps {
-		if time.Since(i.Created) > d.o.MaxAge && !d.leased[i.Sequence] {
-			old = append(old, i)
+	for d.o.MaxAge > 0 {
+		old, ok := d.claim(func(i Info) bool { return time.Since(i.Created) > d.o.MaxAge })
+		if !ok || d.drop(old, "max_age") != nil {
+			return
 		}
 	}
-	d.mu.Unlock()
-	for _, i := range old {
-		_ = d.drop(i, "max_age") // logged there
+}
+
+// claim takes the oldest such dump that nobody else has, so that nobody reads or drops it meanwhile.
+func (d *Disk) claim(which func(Info) bool) (Info, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, i := range d.dumps {
+		if !d.closed && !d.leased[i.Sequence] && which(i) {
+			d.leased[i.Sequence] = true
+			return i, true
+		}
 	}
+	return Info{}, false
 }
 
 // drop removes a dump that was not restored, and counts what it held.
 func (d *Disk) drop(i Info, reason string) error {
 	left := i.Items - min(i.Items, d.progress(i.Sequence).delivered)
-	if err := d.Remove(i.Sequence); err != nil {
+	if err := d.remove(i.Sequence); err != nil {
+		d.unlease(i.Sequence)
 		d.o.Logger.Error("cannot drop a dump", "sequence", i.Sequence, "reason", reason, "error", err)
 		return err
 	}
@@ -340,12 +374,29 @@ func (d *Disk) drop(i Info, reason string) error {
 
 // Remove deletes a dump, all of which was delivered.
 func (d *Disk) Remove(sequence uint64) error {
+	if err := d.checkOpen(); err != nil {
+		return err
+	}
+	return d.remove(sequence)
+}
+
+func (d *Disk) remove(sequence uint64) error {
 	if err := d.fs.Remove(fileName(sequence, dumpSuffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("dlq: removing dump %d: %w", sequence, err)
 	}
-	_ = d.fs.Remove(fileName(sequence, progressSuffix)) // without its dump it says nothing; recovery removes it, too
 	d.forget(sequence)
-	return d.fs.SyncDir(".")
+	err := d.fs.SyncDir(".")                            // first, so that no crash brings back the dump without its progress
+	_ = d.fs.Remove(fileName(sequence, progressSuffix)) // without its dump it says nothing; recovery removes it, too
+	return err
+}
+
+func (d *Disk) checkOpen() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return fmt.Errorf("dlq: %w", ErrClosed)
+	}
+	return nil
 }
 
 // forget takes a dump out of the list.
@@ -359,30 +410,38 @@ func (d *Disk) forget(sequence uint64) {
 		return i.Sequence == sequence
 	})
 	delete(d.leased, sequence)
+	delete(d.seen, sequence)
 	d.report()
 }
 
 // Quarantine sets a dump aside, with the reason beside it.
 func (d *Disk) Quarantine(sequence uint64, reason string) error {
+	if err := d.checkOpen(); err != nil {
+		return err
+	}
 	var info Info
 	d.mu.Lock()
 	if i := slices.IndexFunc(d.dumps, func(i Info) bool { return i.Sequence == sequence }); i >= 0 {
 		info = d.dumps[i]
 	}
+	left := info.Items - min(info.Items, d.seen[sequence]) // a reader's caller settles what it found before it gives a dump up
 	d.mu.Unlock()
 	if err := d.setAside(fileName(sequence, dumpSuffix), reason); err != nil {
 		return err
 	}
 	_ = d.fs.Remove(fileName(sequence, progressSuffix)) // what is brought back from quarantine begins anew
 	d.forget(sequence)
-	d.o.Metrics.Quarantined(reason, info.Items, info.Bytes)
+	d.o.Metrics.Quarantined("dump", left, info.Bytes)
 	return nil
 }
 
 // QuarantineItems sets items of a dump aside, durably, as a dump of their own in quarantine.
 func (d *Disk) QuarantineItems(info Info, reason string, items [][]byte) error {
+	if err := d.checkOpen(); err != nil {
+		return err
+	}
 	sequence := d.appender.take()
-	h := appendHeader(nil, header{sequence: sequence, created: time.Now(), version: info.Version})
+	h := encodeHeader(header{sequence: sequence, created: time.Now(), version: info.Version})
 	content := append(h, h...)
 	foot := footer{reason: info.Reason}
 	for _, item := range items {
@@ -455,9 +514,12 @@ func (d *Disk) writeWhole(name string, content []byte) error {
 
 // Open opens a dump to be read from the item that its progress says. It cannot be dropped until the reader is closed.
 func (d *Disk) Open(sequence uint64) (Reader, error) {
+	if err := d.checkOpen(); err != nil {
+		return nil, err
+	}
 	d.mu.Lock()
 	i := slices.IndexFunc(d.dumps, func(i Info) bool { return i.Sequence == sequence })
-	if i < 0 || d.leased[sequence] {
+	if i < 0 || d.leased[sequence] || d.closed {
 		d.mu.Unlock()
 		return nil, fmt.Errorf("dlq: dump %d: %w", sequence, fs.ErrNotExist)
 	}
@@ -512,6 +574,7 @@ func (r *diskReader) Next() (items Items, err error) {
 			return Items{}, err
 		}
 		r.seen += uint64(h.items)
+		r.disk.noteSeen(r.info.Sequence, r.seen)
 		last := h.first + uint64(h.items)
 		if last <= r.skip {
 			continue
@@ -522,6 +585,12 @@ func (r *diskReader) Next() (items Items, err error) {
 		}
 		return items, nil
 	}
+}
+
+func (d *Disk) noteSeen(sequence, items uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.seen[sequence] = items
 }
 
 // Damage says what could not be read, once Next returned io.EOF.
@@ -570,7 +639,10 @@ func (d *Disk) writeProgress(sequence uint64, c checkpoint) error {
 	if err == nil {
 		err = f.Sync()
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
+	if err = errors.Join(err, f.Close()); err == nil && c.turn == 1 {
+		err = d.fs.SyncDir(".") // the file is new
+	}
+	if err != nil {
 		return fmt.Errorf("dlq: progress of dump %d: %w", sequence, err)
 	}
 	return nil

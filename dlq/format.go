@@ -56,15 +56,14 @@ type header struct {
 	version  string
 }
 
-func appendHeader(dst []byte, h header) []byte {
-	start := len(dst)
-	dst = append(dst, headerMagic...)
+func encodeHeader(h header) []byte {
+	dst := []byte(headerMagic)
 	dst = binary.LittleEndian.AppendUint16(dst, uint16(len(h.version))) //nolint:gosec // bounded by maxVersion
 	dst = binary.LittleEndian.AppendUint16(dst, 0)
 	dst = binary.LittleEndian.AppendUint64(dst, h.sequence)
 	dst = binary.LittleEndian.AppendUint64(dst, uint64(h.created.UnixNano()))
 	dst = append(dst, h.version...)
-	return binary.LittleEndian.AppendUint32(dst, crc32.Checksum(dst[start:], castagnoli))
+	return binary.LittleEndian.AppendUint32(dst, crc32.Checksum(dst, castagnoli))
 }
 
 // parseHeader reads the header at the start of b and returns its length.
@@ -140,12 +139,17 @@ func findHeader(b []byte) (h header, end int, err error) {
 	if h, n, err := parseHeader(b); err == nil {
 		return h, 2 * n, nil
 	}
-	i := bytes.Index(b[min(1, len(b)):], []byte(headerMagic)) + 1
-	if i == 0 {
-		return h, 0, fmt.Errorf("%w: no header", errDamaged)
+	for at := 1; at < len(b); at++ {
+		i := bytes.Index(b[at:], []byte(headerMagic))
+		if i < 0 {
+			break
+		}
+		at += i
+		if h, n, err := parseHeader(b[at:]); err == nil {
+			return h, at + n, nil
+		}
 	}
-	h, n, err := parseHeader(b[i:])
-	return h, i + n, err
+	return h, 0, fmt.Errorf("%w: no header", errDamaged)
 }
 
 // maxHeaders is the length of the longest two headers.

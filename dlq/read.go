@@ -140,7 +140,7 @@ func cutItem(raw []byte) (item, rest []byte, ok bool) {
 
 // decoder is shared: it keeps its tables, and DecodeAll may be called concurrently.
 var decoder = sync.OnceValue(func() *zstd.Decoder {
-	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxRaw))
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecodeAllCapLimit(true))
 	if err != nil {
 		panic(err) // for wrong options alone
 	}
@@ -148,7 +148,7 @@ var decoder = sync.OnceValue(func() *zstd.Decoder {
 })
 
 func decompress(stored []byte, raw uint32) ([]byte, error) {
-	items, err := decoder().DecodeAll(stored, nil)
+	items, err := decoder().DecodeAll(stored, make([]byte, 0, raw)) // and no more than that
 	if err != nil {
 		return nil, fmt.Errorf("%w: a block cannot be decompressed: %w", errDamaged, err)
 	}

@@ -52,15 +52,18 @@ func (d *Disk) recover() (next uint64, err error) {
 			continue
 		}
 		if err := d.salvage(sequence); err != nil {
-			return 0, err
+			d.o.Logger.Error("a dump that was not sealed cannot be salvaged yet", "sequence", sequence, "error", err)
+			d.unsalvaged = append(d.unsalvaged, sequence)
 		}
 	}
 	slices.SortFunc(d.dumps, func(a, b Info) int { return int(int64(a.Sequence - b.Sequence)) }) //nolint:gosec // its sign
-	if set, err := d.fs.List(quarantineDir); err == nil {
-		for _, f := range set {
-			if sequence, _, ok := parseName(f.name); ok {
-				next = max(next, sequence)
-			}
+	set, err := d.fs.List(quarantineDir)
+	if err != nil {
+		return 0, err // a number must not come twice
+	}
+	for _, f := range set {
+		if sequence, _, ok := parseName(f.name); ok {
+			next = max(next, sequence)
 		}
 	}
 	return next + 1, nil
@@ -71,7 +74,7 @@ func (d *Disk) inspect(sequence uint64, info fileInfo) Info {
 	i := Info{Sequence: sequence, Size: info.size, Created: info.changed}
 	f, err := d.fs.Open(fileName(sequence, dumpSuffix), false)
 	if err != nil {
-		i.Damaged = true
+		i.unread = true
 		return i
 	}
 	h, _, herr := readHeader(f, info.size)
@@ -136,10 +139,8 @@ func (d *Disk) salvage(sequence uint64) error {
 		return errors.Join(err, f.Close())
 	}
 	switch {
-	case s.items == 0 && s.size <= max(s.begin, maxHeaders) && s.begin > 0:
+	case s.items == 0 && s.size <= s.begin:
 		return errors.Join(f.Close(), d.fs.Remove(name)) // its process died before anything was in it
-	case s.items == 0 && s.size == 0:
-		return errors.Join(f.Close(), d.fs.Remove(name))
 	case s.items == 0:
 		return errors.Join(f.Close(), d.setAside(name, "not sealed, and nothing in it is whole"))
 	case s.damaged != nil:
@@ -244,7 +245,7 @@ func (d *Disk) rewrite(f file, s survey) error {
 }
 
 func copyBlocks(out io.Writer, f file, s survey) (foot footer, err error) {
-	h := appendHeader(nil, s.header)
+	h := encodeHeader(s.header)
 	length, err := out.Write(append(h, h...))
 	if err != nil {
 		return foot, err
@@ -272,12 +273,15 @@ func copyBlocks(out io.Writer, f file, s survey) (foot footer, err error) {
 	}
 }
 
-// publishFile gives a sealed file its final name, durably.
+// publishFile gives a sealed file its final name. That it is durable matters little: recovery finds the other one, too.
 func (d *Disk) publishFile(sequence uint64, from string) error {
 	if err := d.fs.Rename(fileName(sequence, from), fileName(sequence, dumpSuffix)); err != nil {
 		return err
 	}
-	return d.fs.SyncDir(".")
+	if err := d.fs.SyncDir("."); err != nil {
+		d.o.Logger.Error("the name of a sealed dump may not be durable yet", "sequence", sequence, "error", err)
+	}
+	return nil
 }
 
 // trim seals what is durable of a dump whose file was given up. If that fails, too, the next OpenDisk does it.

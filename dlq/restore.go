@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -188,7 +189,7 @@ func (r *Restorer[T]) Drain(ctx context.Context) error {
 				continue
 			case errors.Is(err, errUndelivered):
 				suspects = append(suspects, info.Sequence)
-				if stuck++; stuck == 2 { // nothing gets through: begin with the oldest again, later
+				if stuck++; stuck == witnesses { // nothing gets through: begin with the oldest again, later
 					return errors.Join(append(errs, err)...)
 				}
 			default:
@@ -204,27 +205,30 @@ func (r *Restorer[T]) Drain(ctx context.Context) error {
 
 // dump restores one dump, and returns how many items it delivered.
 func (r *Restorer[T]) dump(ctx context.Context, info Info) (delivered uint64, err error) {
-	if info.Version != r.o.Version && (r.o.Migrate == nil || info.Damaged) {
+	if info.Version != r.o.Version && (r.o.Migrate == nil || info.Damaged && info.Version == "") { // "": no header is whole
 		return 0, r.mismatch(info)
 	}
 	reader, err := r.store.Open(info.Sequence)
 	if err != nil {
 		return 0, err
 	}
-	d := delivery{reader: reader, noted: time.Now()}
+	d := delivery{reader: reader}
 	err = r.deliverAll(ctx, info, &d)
 	r.o.Metrics.Restored(d.items, d.bytes)
 	if err != nil && d.settled > 0 {
 		err = errors.Join(err, reader.Progress(d.settled)) // what was delivered need not be again
 	}
-	damage := reader.Damage()
-	if err := errors.Join(err, reader.Close()); err != nil {
-		return d.items, err
+	if err == nil {
+		if damage := reader.Damage(); damage != nil {
+			err = r.store.Quarantine(info.Sequence, fmt.Sprintf("what could be read was restored: %v", damage))
+		} else {
+			err = r.store.Remove(info.Sequence)
+		}
+		if err != nil && d.settled > 0 { // it is still there; let nothing of it come again
+			err = errors.Join(err, reader.Progress(d.settled))
+		}
 	}
-	if damage != nil {
-		return d.items, r.store.Quarantine(info.Sequence, fmt.Sprintf("what could be read was restored: %v", damage))
-	}
-	return d.items, r.store.Remove(info.Sequence)
+	return d.items, errors.Join(err, reader.Close())
 }
 
 func (r *Restorer[T]) mismatch(info Info) error {
@@ -232,68 +236,74 @@ func (r *Restorer[T]) mismatch(info Info) error {
 	if r.o.OnVersionMismatch == Quarantine || info.Damaged {
 		return r.store.Quarantine(info.Sequence, reason)
 	}
+	if err := r.store.Remove(info.Sequence); err != nil {
+		return err
+	}
 	r.o.Metrics.Dropped("version", info.Items, info.Bytes)
 	r.o.Logger.Error("removed a dump of another version", "sequence", info.Sequence, "reason", reason, "items", info.Items)
-	return r.store.Remove(info.Sequence)
+	return nil
 }
 
 // delivery is how far a dump is.
 type delivery struct {
 	reader  Reader
+	again   []letter // were looked at, and are to be delivered before the others
 	ahead   Items
 	items   uint64 // delivered
 	bytes   uint64
 	settled uint64 // all items below are delivered or set aside
-	noted   time.Time
+}
+
+// letter is an item and its place in the dump.
+type letter struct {
+	data  []byte
+	place uint64
 }
 
 // next takes the next item, or returns io.EOF.
-func (d *delivery) next() (data []byte, place uint64, err error) {
+func (d *delivery) next() (l letter, err error) {
+	if len(d.again) > 0 {
+		l, d.again = d.again[0], d.again[1:]
+		return l, nil
+	}
 	for {
 		if data, place, ok := d.ahead.Cut(); ok {
-			return data, place, nil
+			return letter{data, place}, nil
 		}
 		if d.ahead, err = d.reader.Next(); err != nil {
-			return nil, 0, err
+			return letter{}, err
 		}
 	}
 }
 
-// peek returns the item that next will return.
-func (d *delivery) peek() (data []byte, err error) {
-	for d.ahead.left == 0 {
-		if d.ahead, err = d.reader.Next(); err != nil {
-			return nil, err
-		}
-	}
-	ahead := d.ahead
-	data, _, _ = ahead.Cut()
-	return data, nil
-}
-
-func (d *delivery) count(data []byte) {
+func (d *delivery) count(l letter) {
 	d.items++
-	d.bytes += uint64(len(data))
+	d.bytes += uint64(len(l.data))
 }
 
-const progressEvery = 100 * time.Millisecond // is how much work a crash may have done again
+// progressEvery is how much work a crash may have done again.
+const progressEvery = 100 * time.Millisecond
 
 // deliverAll delivers what is left of a dump, in its order.
 func (r *Restorer[T]) deliverAll(ctx context.Context, info Info, d *delivery) error {
-	for n := 0; ; n++ {
-		data, place, err := d.next()
+	var due atomic.Bool // cheaper than to look at the clock for each item
+	timer := time.AfterFunc(progressEvery, func() { due.Store(true) })
+	defer timer.Stop()
+	for {
+		l, err := d.next()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if err := r.settle(ctx, info, d, data); err != nil {
+		if err := r.settle(ctx, info, d, l); err != nil {
 			return err
 		}
-		d.settled = max(d.settled, place+1)
-		if n%256 == 0 && time.Since(d.noted) >= progressEvery {
-			d.noted = time.Now()
+		d.settled = max(d.settled, l.place+1)
+		if due.Load() && len(d.again) == 0 {
+			due.Store(false)
+			timer.Reset(progressEvery)
 			if err := d.reader.Progress(d.settled); err != nil {
 				return err
 			}
@@ -304,49 +314,78 @@ func (r *Restorer[T]) deliverAll(ctx context.Context, info Info, d *delivery) er
 // errUndelivered says that the target does not take an item, and that nothing tells whether it takes others.
 var errUndelivered = errors.New("the target does not take it")
 
-// settle delivers an item, or sets it aside if it is poison: the target says so, or it failed MaxAttempts times and the
-// next item did not. While nothing gets through it goes on trying.
-func (r *Restorer[T]) settle(ctx context.Context, info Info, d *delivery, data []byte) error {
+// witnesses is how many items, or dumps, behind one that is not taken are tried to find out whether it is at fault.
+const witnesses = 16
+
+// settle delivers an item, or sets it aside if it is poison: the target says so, or it failed MaxAttempts times and, behind
+// it, another was taken. While nothing gets through it goes on trying.
+func (r *Restorer[T]) settle(ctx context.Context, info Info, d *delivery, l letter) error {
 	for {
-		failure := r.attempts(ctx, info, data)
+		failure := r.attempts(ctx, info, l.data)
 		switch {
 		case failure == nil:
-			d.count(data)
+			d.count(l)
 			return nil
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(failure, ErrPoison):
-			return r.setAside(info, failure, data)
+			return r.setAside(info, failure, l.data)
 		}
-		witness, err := d.peek()
+		held, taken, err := r.findWitness(ctx, info, d)
+		atEnd := errors.Is(err, io.EOF)
 		switch {
-		case errors.Is(err, io.EOF) && r.condemned[info.Sequence]:
-			return r.setAside(info, failure, data)
-		case errors.Is(err, io.EOF):
-			return fmt.Errorf("%w: %w", errUndelivered, failure)
-		case err != nil:
+		case err != nil && !atEnd:
 			return err
+		case taken, atEnd && r.condemned[info.Sequence]:
+			return r.judge(ctx, info, d, append([]letter{l}, held...))
+		case atEnd:
+			return fmt.Errorf("%w: %w", errUndelivered, failure)
 		}
-		err = r.once(ctx, info, witness)
-		if err == nil || errors.Is(err, ErrPoison) {
-			_, place, _ := d.next()
-			if err != nil {
-				if err := r.setAside(info, err, witness); err != nil {
-					return err
-				}
-				continue
-			}
-			d.count(witness)
-			if err := r.setAside(info, failure, data); err != nil {
-				return err
-			}
-			d.settled = place + 1
-			return nil
+		d.again = append(held, d.again...) // nothing gets through: they come after this one
+	}
+}
+
+// findWitness tries the items that follow until one is taken. It returns those that were not, and io.EOF at the dump's end.
+func (r *Restorer[T]) findWitness(ctx context.Context, info Info, d *delivery) (held []letter, taken bool, err error) {
+	for len(held) < witnesses {
+		l, err := d.next()
+		if err != nil {
+			return held, false, err
 		}
-		if ctx.Err() != nil {
-			return ctx.Err()
+		err = r.once(ctx, info, l.data)
+		switch {
+		case err == nil:
+			d.count(l)
+			return held, true, nil
+		case ctx.Err() != nil:
+			return nil, false, ctx.Err()
+		case errors.Is(err, ErrPoison):
+			if err := r.setAside(info, err, l.data); err != nil {
+				return nil, false, err
+			}
+		default:
+			held = append(held, l)
 		}
 	}
+	return held, false, nil
+}
+
+// judge gives items that were not taken while another was a last chance each, since the target may just have come back.
+func (r *Restorer[T]) judge(ctx context.Context, info Info, d *delivery, held []letter) error {
+	for _, l := range held {
+		err := r.once(ctx, info, l.data)
+		switch {
+		case err == nil:
+			d.count(l)
+		case ctx.Err() != nil:
+			return ctx.Err()
+		default:
+			if err := r.setAside(info, fmt.Errorf("not taken while others were: %w", err), l.data); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (r *Restorer[T]) setAside(info Info, reason error, data []byte) error {
