@@ -40,6 +40,7 @@ import (
 	_ "github.com/influxdata/telegraf/plugins/parsers/influx" // Telegraf asks for it while data_format is not set
 	"github.com/influxdata/telegraf/selfstat"
 
+	"github.com/edgetide/telegraf-victorialogs/internal/redact"
 	"github.com/edgetide/telegraf-victorialogs/internal/tlsconf"
 )
 
@@ -257,18 +258,18 @@ func (p *MQTTHardware) serverURLs(withTLS bool) ([]*url.URL, error) {
 			if broken := (*url.Error)(nil); errors.As(err, &broken) {
 				err = broken.Err // without the URL, which may hold a password
 			}
-			return nil, fmt.Errorf("servers: %q: %w; %s", withoutUser(server), err, right)
+			return nil, fmt.Errorf("servers: %q: %w; %s", redact.URL(server), err, right)
 		}
 		known := slices.Concat(plainSchemes, tlsSchemes, webSchemes, []string{"unix"})
 		if port, err := strconv.ParseUint(parsed.Port(), 10, 16); parsed.Port() != "" && (err != nil || port == 0) {
-			return nil, fmt.Errorf("servers: %q: %q is no port; %s", withoutUser(server), parsed.Port(), right)
+			return nil, fmt.Errorf("servers: %q: %q is no port; %s", redact.URL(server), parsed.Port(), right)
 		}
 		if !slices.Contains(known, parsed.Scheme) || parsed.Scheme != "unix" && parsed.Hostname() == "" ||
 			parsed.Scheme == "unix" && parsed.Host+parsed.Path == "" {
-			return nil, fmt.Errorf("servers: %q cannot be used; %s", withoutUser(server), right)
+			return nil, fmt.Errorf("servers: %q cannot be used; %s", redact.URL(server), right)
 		}
 		if parsed.Port() == "" && (slices.Contains(plainSchemes, parsed.Scheme) || slices.Contains(tlsSchemes, parsed.Scheme)) {
-			return nil, fmt.Errorf("servers: %q names no port; %s", withoutUser(server), right)
+			return nil, fmt.Errorf("servers: %q names no port; %s", redact.URL(server), right)
 		}
 		if parsed.User != nil {
 			return nil, fmt.Errorf("servers: %q must not hold credentials; set username and password", parsed.Redacted())
@@ -276,17 +277,6 @@ func (p *MQTTHardware) serverURLs(withTLS bool) ([]*url.URL, error) {
 		servers = append(servers, parsed)
 	}
 	return servers, nil
-}
-
-// withoutUser hides what stands before the @ of a URL, well formed or not.
-func withoutUser(address string) string {
-	scheme, rest, ok := strings.Cut(address, "://")
-	if !ok {
-		scheme, rest = "", address
-	} else {
-		scheme += "://"
-	}
-	return scheme + rest[strings.LastIndex(rest, "@")+1:]
 }
 
 // traceLogger brings what the MQTT library says about itself into Telegraf's log.

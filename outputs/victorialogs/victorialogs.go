@@ -43,6 +43,7 @@ import (
 	"github.com/influxdata/telegraf/plugins/outputs"
 	"github.com/influxdata/telegraf/selfstat"
 
+	"github.com/edgetide/telegraf-victorialogs/internal/redact"
 	"github.com/edgetide/telegraf-victorialogs/internal/tlsconf"
 )
 
@@ -260,7 +261,7 @@ func (v *VictoriaLogs) checkNames() error {
 // newTarget makes of the options where requests go.
 func (v *VictoriaLogs) newTarget() (*target, error) {
 	base, err := parseURL(v.URL)
-	switch shown := redacted(v.URL); {
+	switch shown := redact.URL(v.URL); {
 	case err != nil:
 		return nil, fmt.Errorf(`url = %q: %w; must be a base URL such as "http://127.0.0.1:9428"`, shown, err)
 	case base.Scheme != "http" && base.Scheme != "https", base.Host == "", base.Opaque != "":
@@ -328,7 +329,7 @@ func (v *VictoriaLogs) newTarget() (*target, error) {
 		}
 		if err != nil {
 			return nil, fmt.Errorf(`http_proxy_url = %q: %w; must be a URL such as "http://proxy:3128"`,
-				redacted(v.HTTPProxyURL), err)
+				redact.URL(v.HTTPProxyURL), err)
 		}
 	}
 	proxied, err := v.Proxy()
@@ -368,20 +369,6 @@ func parseURL(text string) (*url.URL, error) {
 		return nil, broken.Err
 	}
 	return parsed, err
-}
-
-// redacted hides what stands before the @ of a URL, well formed or not.
-func redacted(text string) string {
-	scheme, rest, ok := strings.Cut(text, "://")
-	if !ok {
-		scheme, rest = "", text
-	} else {
-		scheme += "://"
-	}
-	if at := strings.LastIndex(rest, "@"); at >= 0 {
-		return scheme + "xxxxx" + rest[at:]
-	}
-	return text
 }
 
 // authorize sets the headers that may hold secrets.
