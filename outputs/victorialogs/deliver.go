@@ -264,7 +264,7 @@ func (d *delivery) attempt(b *batch) error {
 	return nil
 }
 
-// settle puts the batch where the attempt says that it belongs: away from here, in halves, or back into the queue.
+// settle puts the batch where the attempt says that it belongs: away from here, or back into the queue.
 func (d *delivery) settle(b *batch, started time.Time, err error) {
 	var failure *Failure
 	var unlocked func() // calls into inputs are made without the lock
@@ -339,9 +339,10 @@ func (d *delivery) requeue(b *batch, started time.Time, err error) {
 	}
 	b.due = now.Add(wait)
 
-	d.away.told = d.away.told || first && d.mayLog(errAway)
+	tell := !d.away.told && d.mayLog(errAway) // an outage soon after another is told when the minute is over
+	d.away.told = d.away.told || tell
 	switch {
-	case !first || !d.away.told:
+	case !tell:
 		d.log.Debugf("Attempt %d for a batch of %d metrics failed: %v", b.attempts, b.count, err)
 	case errors.Is(err, ErrConfiguration):
 		d.log.Errorf("%s takes no batches: %v; the data is kept and tried again every %s", d.target, err, d.retryMax)

@@ -797,3 +797,21 @@ func TestMemoryIsNotReusedWhileItIsRead(t *testing.T) {
 		}
 	}
 }
+
+// An outage that begins within a minute of another is not passed over in silence.
+func TestOutageSoonAfterAnotherIsLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &server{}
+		r := start(t, &wire{answer: s.answer})
+		for id, outage := range []time.Duration{time.Second, 10 * time.Minute} {
+			s.down.Store(true)
+			r.Add(event(id))
+			pass(outage)
+			s.down.Store(false)
+			pass(30 * time.Second)
+			require.Zero(t, pending(r))
+		}
+		require.Len(t, logged(r, testutil.LevelWarn, "takes no batches"), 2)
+		require.Len(t, logged(r, testutil.LevelInfo, "takes batches again"), 2)
+	})
+}
