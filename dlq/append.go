@@ -370,7 +370,7 @@ func (a *appender) stored(b *openBlock) []byte {
 			bytes, h.codec, h.stored = compressed, codecZstd, uint32(len(compressed)-blockHeader) //nolint:gosec // less than raw
 		}
 	}
-	putBlock(bytes, h)
+	putBlock(bytes, h, a.dump.length)
 	return bytes
 }
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"hash/crc32"
 	"maps"
 	"path"
 	"slices"
@@ -115,12 +114,12 @@ func (w *world) restore(m *memFS, o DiskOptions) error {
 	return d.Close()
 }
 
-// itemsOf returns the items of all whole blocks of a file.
-func itemsOf(data []byte, sequence uint64) (items []string) {
+// itemsOf returns the items of all whole blocks of a file, from a place in it.
+func itemsOf(data []byte, begin int64, sequence uint64) (items []string) {
 	m := newMemFS()
 	m.put("x", data)
 	f, _ := m.Open("x", false)
-	scan := scanner{file: f, sequence: sequence, end: int64(len(data))}
+	scan := scanner{file: f, sequence: sequence, at: begin, end: int64(len(data))}
 	for {
 		_, raw, err := scan.next()
 		if err != nil {
@@ -140,7 +139,7 @@ func setAside(m *memFS) map[string]int {
 	for name, data := range m.files() {
 		dir, base := path.Split(name)
 		if sequence, suffix, ok := parseName(base); ok && dir == quarantineDir+"/" && !strings.HasSuffix(suffix, reasonSuffix) {
-			for _, text := range itemsOf(data, sequence) {
+			for _, text := range itemsOf(data, 0, sequence) {
 				items[text]++
 			}
 		}
@@ -184,7 +183,7 @@ func (m *memFS) gone() map[string]bool {
 		if err != nil {
 			continue
 		}
-		for _, text := range itemsOf(node.data, h.sequence) {
+		for _, text := range itemsOf(node.data, 0, h.sequence) {
 			items[text] = true
 		}
 	}
@@ -305,9 +304,9 @@ func openDumps(t *testing.T) (*memFS, *world) {
 	m.put(fileName(1, openSuffix), append(unsealed(write(1)), "DLQB and what else was being written"...))
 	damaged := unsealed(write(2))
 	second := bytes.Index(damaged[bytes.Index(damaged, []byte(blockMagic))+4:], []byte(blockMagic)) + bytes.Index(damaged, []byte(blockMagic)) + 4
-	before := itemsOf(damaged, 2)
+	before := itemsOf(damaged, 0, 2)
 	damaged[second+100] ^= 4
-	after := itemsOf(damaged, 2)
+	after := itemsOf(damaged, 0, 2)
 	require.Less(t, len(after), len(before))
 	require.NotEmpty(t, after)
 	for _, text := range before {
@@ -693,8 +692,7 @@ func mendSums(data []byte) []byte {
 		b := data[at:]
 		stored := int(binary.LittleEndian.Uint32(b[8:]))
 		if stored <= len(b)-blockHeader {
-			sum := crc32.Update(crc32.Checksum(b[:36], castagnoli), castagnoli, b[blockHeader:blockHeader+stored])
-			binary.LittleEndian.PutUint32(b[36:], sum)
+			binary.LittleEndian.PutUint32(b[36:], blockSum(b[:blockHeader+stored], int64(at)))
 			at += blockHeader + stored
 			continue
 		}

@@ -132,12 +132,12 @@ func (o *DiskOptions) setDefaults() error {
 // One Disk has a directory at a time, which a lock ensures. Nothing of a dump is deleted but by Remove, MaxAge and
 // DropOldest; what cannot be read is set aside in quarantine/.
 type Disk struct {
-	dir  string
-	fs   fileSystem
-	o    DiskOptions
-	lock *flock.Flock // nil in tests with a file system of their own
+	dir string
+	fs  fileSystem
+	o   DiskOptions
 
 	appender *appender
+	unlock   func() error // nil in tests with a file system of their own
 
 	mu     sync.Mutex
 	dumps  []Info // sealed, oldest first
@@ -169,9 +169,24 @@ func OpenDisk(dir string, o DiskOptions) (*Disk, error) {
 	if err := o.setDefaults(); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, dirMode); err != nil {
+	if err := makeDir(dir); err != nil {
 		return nil, fmt.Errorf("dlq: %w", err)
 	}
+	unlock, err := Lock(dir)
+	if err != nil {
+		return nil, err
+	}
+	d, err := openDisk(dir, osFS{dir}, o)
+	if err != nil {
+		return nil, errors.Join(err, unlock())
+	}
+	d.unlock = unlock
+	return d, nil
+}
+
+// Lock takes a directory as OpenDisk does, but looks at nothing in it: for moving and removing files while no Disk has it,
+// also when OpenDisk could not salvage since the disk is full. The error wraps ErrLocked when the directory is in use.
+func Lock(dir string) (unlock func() error, err error) {
 	lock := flock.New(filepath.Join(dir, lockName), flock.SetPermissions(fileMode))
 	held, err := lock.TryLock()
 	if err != nil {
@@ -180,15 +195,24 @@ func OpenDisk(dir string, o DiskOptions) (*Disk, error) {
 	if !held {
 		return nil, fmt.Errorf("dlq: %s: %w by another process", dir, ErrLocked)
 	}
-	d, err := openDisk(dir, osFS{dir}, o)
-	if err == nil {
-		err = syncDir(filepath.Dir(dir)) // the directory's own name
+	return lock.Unlock, nil
+}
+
+// makeDir makes a directory and what is missing above it, each with a durable name.
+func makeDir(dir string) error {
+	if info, err := os.Stat(dir); err == nil && info.IsDir() {
+		return nil
 	}
-	if err != nil {
-		return nil, errors.Join(err, lock.Unlock())
+	parent := filepath.Dir(dir)
+	if parent != dir {
+		if err := makeDir(parent); err != nil {
+			return err
+		}
 	}
-	d.lock = lock
-	return d, nil
+	if err := os.Mkdir(dir, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(parent)
 }
 
 func openDisk(dir string, fsys fileSystem, o DiskOptions) (*Disk, error) {
@@ -215,8 +239,8 @@ func (d *Disk) Close() error {
 	d.closed = true
 	d.mu.Unlock()
 	err := d.appender.close()
-	if d.lock != nil {
-		err = errors.Join(err, d.lock.Unlock())
+	if d.unlock != nil {
+		err = errors.Join(err, d.unlock())
 	}
 	return err
 }
@@ -449,7 +473,7 @@ func (d *Disk) QuarantineItems(info Info, reason string, items [][]byte) error {
 		content = append(content, make([]byte, blockHeader)...)
 		content = append(binary.AppendUvarint(content, uint64(len(item))), item...)
 		raw := uint32(len(content) - start - blockHeader) //nolint:gosec // bounded by maxRaw
-		putBlock(content[start:], block{stored: raw, raw: raw, items: 1, sequence: sequence, first: foot.items})
+		putBlock(content[start:], block{stored: raw, raw: raw, items: 1, sequence: sequence, first: foot.items}, int64(start))
 		foot.items++
 		foot.bytes += uint64(len(item))
 	}

@@ -27,7 +27,7 @@ func makeDump(compress, sealed bool, blocks ...[]string) handMade {
 	h := encodeHeader(header{sequence: 1, created: time.Unix(1_700_000_000, 0), version: "v7"})
 	m := handMade{data: append(h, h...)}
 	foot := footer{reason: ReasonSize}
-	a := &appender{disk: &Disk{}, dump: &openDump{sequence: 1}}
+	a := &appender{disk: &Disk{}, dump: &openDump{sequence: 1, length: int64(len(m.data))}}
 	if compress {
 		a.encoder = newEncoder()
 	}
@@ -42,6 +42,7 @@ func makeDump(compress, sealed bool, blocks ...[]string) handMade {
 		m.blocks = append(m.blocks, placedBlock{len(m.data), len(m.data) + len(stored), items})
 		m.data = append(m.data, stored...)
 		a.dump.items += uint64(len(items))
+		a.dump.length += int64(len(stored))
 	}
 	foot.items, foot.length = a.dump.items, uint64(len(m.data))
 	if sealed {
@@ -240,7 +241,7 @@ func TestManyFalseBlocks(t *testing.T) {
 	for len(data)+blockHeader < size {
 		b := make([]byte, blockHeader)
 		stored := uint32(size - len(data) - blockHeader)
-		putBlock(b, block{stored: stored, raw: stored, items: 1, sequence: 1, first: 1})
+		putBlock(b, block{stored: stored, raw: stored, items: 1, sequence: 1, first: 1}, 0) // no sum is right
 		data = append(data, b...)
 	}
 	data = append(data, make([]byte, size-len(data))...)
@@ -257,11 +258,22 @@ func TestManyFalseBlocks(t *testing.T) {
 	require.Less(t, reads, 200, "each false block is read to its end")
 }
 
+// TestItemThatHoldsABlock enqueues the bytes of a block, as a queue of dumps would: when the block around it is damaged, what
+// is inside is not an item of this dump.
+func TestItemThatHoldsABlock(t *testing.T) {
+	inner := makeDump(false, false, []string{"never enqueued"})
+	outer := makeDump(false, true, []string{"before"}, []string{string(inner.data[inner.blocks[0].begin:])}, []string{"after"})
+	data := bytes.Clone(outer.data)
+	data[outer.blocks[1].begin+36] ^= 1
+	items, _ := recovered(t, data, dumpSuffix, RestorerOptions[string]{Version: "v7"})
+	require.Equal(t, []string{"before", "after"}, items)
+}
+
 // TestBlockThatExpands has a right sum, says that it holds a byte, and holds 32 MiB.
 func TestBlockThatExpands(t *testing.T) {
-	bomb := newEncoder().EncodeAll(make([]byte, 32<<20), make([]byte, blockHeader))
-	putBlock(bomb, block{codec: codecZstd, stored: uint32(len(bomb) - blockHeader), raw: 1, items: 1, sequence: 1, first: 1})
 	h := makeDump(false, false, []string{"before"})
+	bomb := newEncoder().EncodeAll(make([]byte, 32<<20), make([]byte, blockHeader))
+	putBlock(bomb, block{codec: codecZstd, stored: uint32(len(bomb) - blockHeader), raw: 1, items: 1, sequence: 1, first: 1}, int64(len(h.data)))
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	items, _ := recovered(t, append(h.data, bomb...), dumpSuffix, RestorerOptions[string]{Version: "v7"})

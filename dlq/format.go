@@ -15,11 +15,12 @@ import (
 //
 //	header = "dlqdump1" | u16 version length | u16 zero | u64 sequence | i64 created, Unix ns | version | u32 CRC of all before
 //	block  = "DLQB" | u32 codec | u32 stored length | u32 raw length | u32 items | u64 sequence | u64 first item
-//	         | u32 CRC of the 36 bytes before and the stored bytes | stored bytes
+//	         | u32 CRC of the 36 bytes before, u64 place of the block in the file, and the stored bytes | stored bytes
 //	footer = "DLQF" | u32 reason | u64 items | u64 bytes of items | u64 file length before the footer | u32 CRC of all before
 //
 // The stored bytes of a block are its raw bytes, or those compressed, as codec says. Raw bytes are items, each a uvarint
-// length and so many bytes. "First item" counts from the dump's first item, 0. The header stands there twice, so that
+// length and so many bytes. "First item" counts from the dump's first item, 0. A block's place is in its sum, but not in
+// the file, so that an item which holds the bytes of a block is never taken for one. The header stands there twice, so that
 // damage to one of them does not cost the dump its version.
 const (
 	headerMagic = "dlqdump1"
@@ -90,8 +91,9 @@ type block struct {
 	first       uint64
 }
 
-// putBlock writes the header into b, whose first 40 bytes are free for it and whose rest is what is stored.
-func putBlock(b []byte, h block) {
+// putBlock writes the header into b, whose first 40 bytes are free for it and whose rest is what is stored. b will stand at
+// that place in the file.
+func putBlock(b []byte, h block, at int64) {
 	copy(b, blockMagic)
 	binary.LittleEndian.PutUint32(b[4:], h.codec)
 	binary.LittleEndian.PutUint32(b[8:], h.stored)
@@ -99,8 +101,14 @@ func putBlock(b []byte, h block) {
 	binary.LittleEndian.PutUint32(b[16:], h.items)
 	binary.LittleEndian.PutUint64(b[20:], h.sequence)
 	binary.LittleEndian.PutUint64(b[28:], h.first)
-	sum := crc32.Update(crc32.Checksum(b[:36], castagnoli), castagnoli, b[blockHeader:])
-	binary.LittleEndian.PutUint32(b[36:], sum)
+	binary.LittleEndian.PutUint32(b[36:], blockSum(b, at))
+}
+
+// blockSum is the sum of the header and the stored bytes that b holds, at that place.
+func blockSum(b []byte, at int64) uint32 {
+	place := binary.LittleEndian.AppendUint64(make([]byte, 0, 8), uint64(at)) //nolint:gosec // a place in a file
+	sum := crc32.Update(crc32.Checksum(b[:36], castagnoli), castagnoli, place)
+	return crc32.Update(sum, castagnoli, b[blockHeader:])
 }
 
 // parseBlock reads the header at the start of b; room is how many bytes may be stored behind it.
@@ -125,10 +133,9 @@ func parseBlock(b []byte, room int64) (h block, err error) {
 	return h, nil
 }
 
-// checkBlock compares the sum; b holds header and stored bytes.
-func checkBlock(b []byte) error {
-	sum := crc32.Update(crc32.Checksum(b[:36], castagnoli), castagnoli, b[blockHeader:])
-	if sum != binary.LittleEndian.Uint32(b[36:]) {
+// checkBlock compares the sum; b holds header and stored bytes, and was read from that place.
+func checkBlock(b []byte, at int64) error {
+	if blockSum(b, at) != binary.LittleEndian.Uint32(b[36:]) {
 		return fmt.Errorf("%w: a block's sum is wrong", errDamaged)
 	}
 	return nil

@@ -8,11 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
-
-	"github.com/gofrs/flock"
 )
 
 // What is in this file only reads. It takes no lock and changes nothing, so that it works beside a running Disk, on a
@@ -104,14 +101,9 @@ func (f *File) describe() error {
 		f.Damaged = true
 		return err
 	}
-	h, _, herr := readHeader(file, f.Size)
-	foot, ferr := readFooter(file, f.Size)
+	f.Info = readInfo(file, f.Info)
 	_ = file.Close() // it was read only
-	if herr == nil && h.sequence == f.Sequence {
-		f.Version, f.Created = h.version, h.created
-	}
-	f.Reason, f.Items, f.Bytes = foot.reason, foot.items, foot.bytes
-	f.Damaged = f.State != StateOpen && (herr != nil || ferr != nil || h.sequence != f.Sequence)
+	f.Damaged = f.Damaged && f.State != StateOpen
 	return nil
 }
 
@@ -276,20 +268,6 @@ func (f File) Verify() (Report, error) {
 		err = nil
 	}
 	return Report{Items: r.items, Bytes: r.bytes, Torn: r.torn, Faults: r.faults}, errors.Join(err, r.Close())
-}
-
-// Lock takes a directory as OpenDisk does, but looks at nothing in it: for moving and removing files while no Disk has it,
-// also when OpenDisk could not salvage since the disk is full. The error wraps ErrLocked when the directory is in use.
-func Lock(dir string) (unlock func() error, err error) {
-	lock := flock.New(filepath.Join(dir, lockName), flock.SetPermissions(fileMode))
-	held, err := lock.TryLock()
-	if err != nil {
-		return nil, fmt.Errorf("dlq: locking %s: %w", dir, err)
-	}
-	if !held {
-		return nil, fmt.Errorf("dlq: %s: %w by another process", dir, ErrLocked)
-	}
-	return lock.Unlock, nil
 }
 
 // readOnlyFS opens files for reading alone.

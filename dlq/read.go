@@ -69,7 +69,7 @@ func (s *scanner) read(at int64) (h block, items []byte, n int64, err error) {
 	if err != nil {
 		return h, nil, 0, err
 	}
-	if err := checkBlock(whole); err != nil {
+	if err := checkBlock(whole, at); err != nil {
 		return h, nil, 0, err
 	}
 	if h.codec == codecZstd {
@@ -93,6 +93,9 @@ func (s *scanner) view(at, n int64) ([]byte, error) {
 		s.window, s.windowAt = make([]byte, size), at
 		if _, err := s.file.ReadAt(s.window, at); err != nil {
 			s.window = nil
+			if errors.Is(err, io.EOF) { // which would be taken for the dump's end
+				err = io.ErrUnexpectedEOF
+			}
 			return nil, fmt.Errorf("reading %d bytes at %d: %w", size, at, err)
 		}
 	}

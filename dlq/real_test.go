@@ -388,7 +388,7 @@ func writeDumps(t *testing.T, dir string, n, itemSize int) {
 		b = append(b, make([]byte, blockHeader)...)
 		b = append(binary.AppendUvarint(b, uint64(itemSize)), make([]byte, itemSize)...)
 		raw := uint32(len(b) - start - blockHeader)
-		putBlock(b[start:], block{stored: raw, raw: raw, items: 1, sequence: uint64(i + 1)})
+		putBlock(b[start:], block{stored: raw, raw: raw, items: 1, sequence: uint64(i + 1)}, int64(start))
 		b = appendFooter(b, footer{reason: ReasonForced, items: 1, bytes: uint64(itemSize), length: uint64(len(b))})
 		require.NoError(t, os.WriteFile(filepath.Join(dir, fileName(uint64(i+1), dumpSuffix)), b, 0o600))
 	}

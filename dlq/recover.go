@@ -77,14 +77,20 @@ func (d *Disk) inspect(sequence uint64, info fileInfo) Info {
 		i.unread = true
 		return i
 	}
-	h, _, herr := readHeader(f, info.size)
-	foot, ferr := readFooter(f, info.size)
+	i = readInfo(f, i)
 	_ = f.Close() // it was read only
-	if herr == nil && h.sequence == sequence {
+	return i
+}
+
+// readInfo adds what header and footer say of a dump whose sequence number and size are known.
+func readInfo(f file, i Info) Info {
+	h, _, herr := readHeader(f, i.Size)
+	foot, ferr := readFooter(f, i.Size)
+	if herr == nil && h.sequence == i.Sequence {
 		i.Version, i.Created = h.version, h.created
 	}
 	i.Reason, i.Items, i.Bytes = foot.reason, foot.items, foot.bytes
-	i.Damaged = herr != nil || ferr != nil || h.sequence != sequence
+	i.Damaged = herr != nil || ferr != nil || h.sequence != i.Sequence
 	return i
 }
 
@@ -264,7 +270,7 @@ func copyBlocks(out io.Writer, f file, s survey) (foot footer, err error) {
 		}
 		b := append(make([]byte, blockHeader), raw...)
 		h.codec, h.stored, h.first = codecNone, h.raw, first
-		putBlock(b, h)
+		putBlock(b, h, int64(foot.length)) //nolint:gosec // a length
 		if _, err := out.Write(b); err != nil {
 			return foot, err
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -168,6 +169,7 @@ func (r *Restorer[T]) Drain(ctx context.Context) error {
 		}
 		done, stuck := 0, 0
 		var suspects []uint64
+		r.forget(dumps)
 		for _, info := range dumps {
 			if time.Now().Before(r.later[info.Sequence]) {
 				continue
@@ -201,6 +203,19 @@ func (r *Restorer[T]) Drain(ctx context.Context) error {
 			return errors.Join(errs...)
 		}
 	}
+}
+
+// forget drops what is remembered of dumps that are gone.
+func (r *Restorer[T]) forget(dumps []Info) {
+	if len(r.later)+len(r.condemned) == 0 {
+		return
+	}
+	there := make(map[uint64]bool, len(dumps))
+	for _, info := range dumps {
+		there[info.Sequence] = true
+	}
+	maps.DeleteFunc(r.later, func(sequence uint64, _ time.Time) bool { return !there[sequence] })
+	maps.DeleteFunc(r.condemned, func(sequence uint64, _ bool) bool { return !there[sequence] })
 }
 
 // dump restores one dump, and returns how many items it delivered.
@@ -414,13 +429,13 @@ func (r *Restorer[T]) once(ctx context.Context, info Info, data []byte) (err err
 		}
 	}
 	if r.items != nil {
-		if err := r.items.Wait(ctx); err != nil {
+		if err := await(ctx, r.items, 1); err != nil {
 			return err
 		}
 	}
 	if r.bytes != nil { // an item larger than a burst takes several
 		for left := len(data); left > 0; left -= r.bytes.Burst() {
-			if err := r.bytes.WaitN(ctx, min(left, r.bytes.Burst())); err != nil {
+			if err := await(ctx, r.bytes, min(left, r.bytes.Burst())); err != nil {
 				return err
 			}
 		}
@@ -435,6 +450,16 @@ func (r *Restorer[T]) once(ctx context.Context, info Info, data []byte) (err err
 		return fmt.Errorf("%w: decoding it: %w", ErrPoison, err)
 	}
 	return r.target(ctx, item)
+}
+
+// await waits until a limiter allows n. One that would need longer than ctx has waits for the end of ctx, since that it was
+// in vain is no fault of the item's.
+func await(ctx context.Context, l *rate.Limiter, n int) error {
+	if err := l.WaitN(ctx, n); err != nil {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return nil
 }
 
 // pause waits, and reports that it was not cut short.
