@@ -68,6 +68,7 @@ type openDump struct {
 	sequence uint64
 	created  time.Time
 	length   int64 // of the file
+	begun    int64 // of it, what the disk was told to begin with
 	items    uint64
 	size     uint64
 	durable  footer // of it, what is durable
@@ -347,6 +348,7 @@ func (a *appender) write(blocks []*openBlock) (written int, err error) {
 		a.dump.items += uint64(b.items)
 		a.dump.size += b.size
 		a.unsynced = append(a.unsynced, b)
+		a.writeBack()
 		if a.needsSync(0) { // so that a disk which has room for some of them keeps those
 			if err := a.makeDurable(); err != nil {
 				return i + 1, err
@@ -354,6 +356,17 @@ func (a *appender) write(blocks []*openBlock) (written int, err error) {
 		}
 	}
 	return len(blocks), nil
+}
+
+// writeBack has the disk begin with the first half of what fills SyncSize while the second is written, so that there is less
+// to wait for.
+func (a *appender) writeBack() {
+	const page = 4 << 10 // one that is not full would be written twice
+	d := a.dump
+	if n := d.length/page*page - d.begun; n >= int64(a.disk.o.SyncSize)/2 {
+		d.file.WriteBack(d.begun, n)
+		d.begun += n
+	}
 }
 
 // stored returns the bytes of a block as they are written.

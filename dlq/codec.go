@@ -1,11 +1,14 @@
 package dlq
 
-import "bytes"
+import (
+	"bytes"
+	"slices"
+)
 
 // Encoder appends an item's bytes to dst.
 type Encoder[T any] func(dst []byte, item T) ([]byte, error)
 
-// Decoder makes an item of its bytes, which it may keep: they are not used again.
+// Decoder makes an item of its bytes. They are used again when it has returned: what it keeps of them it copies.
 type Decoder[T any] func(data []byte) (T, error)
 
 // EncodeBytes takes an item as its bytes.
@@ -24,11 +27,13 @@ func EncodeStringer[T interface{ String() string }](dst []byte, item T) ([]byte,
 	return append(dst, item.String()...), nil
 }
 
-// DecodeBytes gives the bytes as they are.
-func DecodeBytes(data []byte) ([]byte, error) { return data, nil }
+// DecodeBytes gives a copy of the bytes.
+func DecodeBytes(data []byte) ([]byte, error) { return slices.Clone(data), nil }
 
 // DecodeString gives the bytes as a string.
 func DecodeString(data []byte) (string, error) { return string(data), nil }
 
-// DecodeBuffer gives the bytes as a buffer, the counterpart of EncodeByter.
-func DecodeBuffer(data []byte) (*bytes.Buffer, error) { return bytes.NewBuffer(data), nil }
+// DecodeBuffer gives a copy of the bytes as a buffer, the counterpart of EncodeByter.
+func DecodeBuffer(data []byte) (*bytes.Buffer, error) {
+	return bytes.NewBuffer(slices.Clone(data)), nil
+}

@@ -40,7 +40,8 @@
 // The directory is made with mode 0700, files with 0600. A dump is a file; its name says its place in the order and its
 // state, see [Disk]. Its bytes are drawn in format.go. Damage costs a block at most, of BlockSize and one item. Sizes: an
 // item has at most [MaxItemSize]; a version at most 255 bytes; a Disk holds some 100 bytes of memory for each dump, 4 times
-// SyncSize for what is not durable, and 512 KiB, or one item if that is larger, while it restores.
+// SyncSize for what is not durable, and 512 KiB, or one block if that is larger, while it restores; what is compressed
+// takes a block more.
 //
 // # Who may call what
 //

@@ -40,6 +40,8 @@ type file interface {
 	io.Writer
 	io.ReaderAt
 	io.WriterAt
+	// WriteBack has the disk begin with these bytes, and does not wait. It promises nothing: that is for Sync.
+	WriteBack(at, n int64)
 	// Sync makes what was written durable. After an error nothing is known of it, and never will be through this file.
 	Sync() error
 	Truncate(size int64) error
@@ -111,6 +113,8 @@ func (o osFS) SyncDir(dir string) error { return syncDir(o.path(dir)) }
 func (o osFS) Free() (int64, error) { return freeSpace(o.dir) }
 
 type osFile struct{ *os.File }
+
+func (f osFile) WriteBack(at, n int64) { writeBack(f.File, at, n) }
 
 func (f osFile) Sync() error { return syncData(f.File) }
 

@@ -6,13 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
 )
 
-// scanner reads the blocks of a dump in turn. Items lie where they were read to, in memory that is not used again: who gets
-// an item may keep it. Memory is bounded by the file's size and by maxRaw.
+// scanner reads the blocks of a dump in turn, always into the same memory: what it returns is good until it is asked again.
+// Memory is bounded by the file's size and by maxRaw.
 type scanner struct {
 	file     file
 	sequence uint64 // blocks of another dump are none of ours
@@ -20,6 +21,7 @@ type scanner struct {
 	end      int64  // of the blocks
 	window   []byte // read ahead, at windowAt
 	windowAt int64
+	raw      []byte // decompressed
 
 	damaged error // the first damage that was passed over; blocks behind it are still found
 }
@@ -73,7 +75,8 @@ func (s *scanner) read(at int64) (h block, items []byte, n int64, err error) {
 		return h, nil, 0, err
 	}
 	if h.codec == codecZstd {
-		items, err = decompress(whole[blockHeader:], h.raw)
+		s.raw, err = decompress(s.raw, whole[blockHeader:], h.raw)
+		items = s.raw
 	} else {
 		items = whole[blockHeader:len(whole):len(whole)]
 	}
@@ -83,16 +86,16 @@ func (s *scanner) read(at int64) (h block, items []byte, n int64, err error) {
 	return h, items, n, err
 }
 
-// view returns n bytes of the file. Their memory is read into once.
+// view returns n bytes of the file, until it is called again.
 func (s *scanner) view(at, n int64) ([]byte, error) {
 	if at+n > s.end {
 		return nil, fmt.Errorf("%w: cut off", errDamaged)
 	}
 	if at < s.windowAt || at+n > s.windowAt+int64(len(s.window)) {
 		size := min(max(n, readAhead), s.end-at)
-		s.window, s.windowAt = make([]byte, size), at
-		if _, err := s.file.ReadAt(s.window, at); err != nil {
-			s.window = nil
+		have := s.slide(at, size)
+		if _, err := s.file.ReadAt(s.window[have:], at+have); err != nil {
+			s.window = s.window[:0]
 			if errors.Is(err, io.EOF) { // which would be taken for the dump's end
 				err = io.ErrUnexpectedEOF
 			}
@@ -100,6 +103,20 @@ func (s *scanner) view(at, n int64) ([]byte, error) {
 		}
 	}
 	return s.window[at-s.windowAt:][:n], nil
+}
+
+// slide makes the window size bytes long and begin at a place. It returns how many of them it has already.
+func (s *scanner) slide(at, size int64) (have int64) {
+	old := s.window
+	if int64(cap(old)) < size {
+		s.window = make([]byte, size)
+	}
+	s.window = s.window[:size]
+	if begin := at - s.windowAt; begin >= 0 && begin < int64(len(old)) {
+		have = int64(copy(s.window, old[begin:]))
+	}
+	s.windowAt = at
+	return have
 }
 
 // resync moves to the next place where a block may begin; whether one does is for read to say.
@@ -150,8 +167,10 @@ var decoder = sync.OnceValue(func() *zstd.Decoder {
 	return d
 })
 
-func decompress(stored []byte, raw uint32) ([]byte, error) {
-	items, err := decoder().DecodeAll(stored, make([]byte, 0, raw)) // and no more than that
+// decompress returns what was stored, in dst if there is room.
+func decompress(dst, stored []byte, raw uint32) ([]byte, error) {
+	dst = slices.Grow(dst[:0], int(raw))
+	items, err := decoder().DecodeAll(stored, dst[:0:raw]) // and no more than that
 	if err != nil {
 		return nil, fmt.Errorf("%w: a block cannot be decompressed: %w", errDamaged, err)
 	}

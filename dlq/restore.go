@@ -1,6 +1,7 @@
 package dlq
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -346,6 +347,7 @@ func (r *Restorer[T]) settle(ctx context.Context, info Info, d *delivery, l lett
 		case errors.Is(failure, ErrPoison):
 			return r.setAside(info, failure, l.data)
 		}
+		l.data = bytes.Clone(l.data) // others are read meanwhile
 		held, taken, err := r.findWitness(ctx, info, d)
 		atEnd := errors.Is(err, io.EOF)
 		switch {
@@ -379,7 +381,7 @@ func (r *Restorer[T]) findWitness(ctx context.Context, info Info, d *delivery) (
 				return nil, false, err
 			}
 		default:
-			held = append(held, l)
+			held = append(held, letter{bytes.Clone(l.data), l.place})
 		}
 	}
 	return held, false, nil

@@ -67,7 +67,7 @@ type Reader interface {
 	Close() error
 }
 
-// Items are some items of a dump that follow each other. Their memory is not used again.
+// Items are some items of a dump that follow each other. They are good until their reader is asked for the next ones.
 type Items struct {
 	raw   []byte
 	first uint64
