@@ -20,15 +20,17 @@ type Position uint64
 //	append ─ current block ─ full blocks ─ write ─ unsynced blocks ─ fdatasync ─ durable
 //
 // Blocks stay in memory until they are durable. When a write or an fdatasync fails, the file is given up, since nothing
-// is known of it any more: what was durable in it is sealed, and the blocks that were not are written into a new one.
+// is known of it any more: what was durable in it is sealed, and the blocks that were not are written into a new one. Those
+// that somebody waits for are not: they are withdrawn, and who waits is told.
 type appender struct {
 	disk    *Disk
 	encoder *zstd.Encoder // nil without compression
 
 	mu       sync.Mutex
-	current  []byte // 40 bytes for the header, and items
-	items    uint32 // in current
-	size     uint64 // of those, without their lengths
+	current  []byte         // 40 bytes for the header, and items
+	items    uint32         // in current
+	waiters  []chan<- error // for current
+	size     uint64         // of those, without their lengths
 	blocks   []*openBlock
 	waiting  int // bytes that are not durable, in memory
 	appended Position
@@ -60,6 +62,8 @@ type openBlock struct {
 	items uint32
 	size  uint64   // of the items, without their lengths
 	last  Position // of its last item
+
+	waiters []chan<- error // one for each item, or none; each takes one error without waiting
 }
 
 // openDump is the dump that is being written.
@@ -103,6 +107,25 @@ func (a *appender) signal() {
 func (a *appender) room() int { return 4 * a.disk.o.SyncSize }
 
 func (a *appender) append(ctx context.Context, item []byte) (Position, error) {
+	return a.put(ctx, item, nil)
+}
+
+func (a *appender) appendDurable(ctx context.Context, item []byte) error {
+	settled := make(chan error, 1)
+	if _, err := a.put(ctx, item, settled); err != nil {
+		return err
+	}
+	a.signal()
+	select {
+	case err := <-settled:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// put takes an item into the current block. Unless waiter is nil it is told what becomes of the item.
+func (a *appender) put(ctx context.Context, item []byte, waiter chan<- error) (Position, error) {
 	if len(item) > MaxItemSize {
 		return 0, fmt.Errorf("dlq: %w: %d bytes", ErrTooLarge, len(item))
 	}
@@ -126,8 +149,9 @@ func (a *appender) append(ctx context.Context, item []byte) (Position, error) {
 	if a.closing {
 		return 0, fmt.Errorf("dlq: %w", ErrClosed)
 	}
-	if a.items > 0 && len(a.current)+len(item) > 2*a.disk.o.BlockSize {
-		a.closeBlock() // so that no block is larger than its greatest item
+	tooLarge := len(a.current)+len(item) > 2*a.disk.o.BlockSize // so that no block is larger than its greatest item
+	if a.items > 0 && (tooLarge || (waiter != nil) != (len(a.waiters) > 0)) {
+		a.closeBlock()
 		a.signal()
 	}
 	if a.current == nil {
@@ -139,6 +163,10 @@ func (a *appender) append(ctx context.Context, item []byte) (Position, error) {
 	a.items++
 	a.size += uint64(len(item))
 	a.appended++
+	if waiter != nil {
+		a.waiters = append(a.waiters, waiter)
+		a.wanted = a.appended
+	}
 	if len(a.current) >= a.disk.o.BlockSize {
 		a.closeBlock()
 		a.signal()
@@ -160,8 +188,10 @@ func (a *appender) closeBlock() {
 	if a.items == 0 {
 		return
 	}
-	a.blocks = append(a.blocks, &openBlock{bytes: a.current, items: a.items, size: a.size, last: a.appended})
-	a.current, a.items, a.size = nil, 0, 0
+	a.blocks = append(a.blocks, &openBlock{
+		bytes: a.current, items: a.items, size: a.size, last: a.appended, waiters: a.waiters,
+	})
+	a.current, a.items, a.size, a.waiters = nil, 0, 0, nil
 }
 
 func (a *appender) sync(ctx context.Context, p Position) error {
@@ -437,6 +467,7 @@ func (a *appender) makeDurable() error {
 	for _, b := range a.unsynced {
 		a.waiting -= len(b.bytes) - blockHeader
 		a.durable = b.last
+		b.tell(nil)
 		if cap(b.bytes) <= 2*a.disk.o.BlockSize {
 			a.pool = append(a.pool, b.bytes)
 		}
@@ -485,14 +516,41 @@ func (a *appender) abandon(left []*openBlock, cause error) {
 		_ = d.file.Close()                                 // of it nothing is known any more
 		a.disk.trim(d)
 	}
-	a.disk.o.Logger.Error("cannot write dead letters; they are kept in memory and tried again", "error", cause)
 	a.disk.o.Metrics.Failed(cause)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	blocks := append(a.unsynced, left...) //nolint:gocritic // a new slice, in order
+	if a.failure == nil {
+		a.disk.o.Logger.Error("cannot write dead letters; trying again until it works", "error", cause)
+	}
+	blocks := a.withdraw(append(a.unsynced, left...), cause)
 	a.unsynced = nil
 	a.blocks = append(blocks, a.blocks...)
 	a.failure = cause
 	a.failures++
 	a.notify()
+}
+
+// withdraw takes those blocks out that somebody waits for, and tells who does. Nothing waits for their positions any more.
+func (a *appender) withdraw(blocks []*openBlock, cause error) (kept []*openBlock) {
+	for _, b := range blocks {
+		if len(b.waiters) == 0 {
+			kept = append(kept, b)
+			continue
+		}
+		b.tell(fmt.Errorf("dlq: %w", cause))
+		a.waiting -= len(b.bytes) - blockHeader
+		if len(kept) > 0 {
+			kept[len(kept)-1].last = b.last
+		} else {
+			a.durable = b.last
+		}
+	}
+	return kept
+}
+
+func (b *openBlock) tell(err error) {
+	for _, waiter := range b.waiters {
+		waiter <- err
+	}
+	b.waiters = nil
 }

@@ -399,3 +399,37 @@ func TestCodecs(t *testing.T) {
 	require.ErrorIs(t, q.Enqueue(t.Context(), "item"), broken)
 	require.NoError(t, q.Close(t.Context()))
 }
+
+// TestDurableOrGivenBack fails one commit in which both kinds of items are: who waited has the item back and nothing else
+// writes it, what was only enqueued is kept, and a Sync afterwards waits for nothing that is gone.
+func TestDurableOrGivenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemFS()
+		d := openMem(t, m, DiskOptions{})
+		q, err := NewQueue(d, EncodeString, QueueOptions{Capacity: 1 << 20})
+		require.NoError(t, err)
+		require.NoError(t, q.Enqueue(t.Context(), "kept, first"))
+		m.set(func(m *memFS) {
+			m.fail = func(op operation) error {
+				if op.kind == opSync {
+					return syscall.EIO
+				}
+				return nil
+			}
+		})
+		var waiting sync.WaitGroup
+		for range 3 {
+			waiting.Go(func() {
+				require.ErrorIs(t, q.EnqueueDurable(t.Context(), "given back"), syscall.EIO)
+			})
+		}
+		waiting.Wait()
+		require.NoError(t, q.Enqueue(t.Context(), "kept, second"))
+		require.ErrorIs(t, q.EnqueueDurable(t.Context(), "given back"), syscall.EIO)
+		m.set(func(m *memFS) { m.fail = nil })
+		require.NoError(t, q.Sync(t.Context()))
+		require.NoError(t, q.EnqueueDurable(t.Context(), "durable"))
+		require.NoError(t, q.Close(t.Context()))
+		require.Equal(t, []string{"kept, first", "kept, second", "durable"}, drained(t, d, RestorerOptions[string]{}))
+	})
+}

@@ -545,7 +545,8 @@ func TestFullDiskIsReported(t *testing.T) {
 		return nil
 	}
 	m.set(func(m *memFS) { m.fail = full })
-	require.ErrorIs(t, q.EnqueueDurable(t.Context(), "kept in memory"), syscall.ENOSPC)
+	require.ErrorIs(t, q.EnqueueDurable(t.Context(), "given back"), syscall.ENOSPC)
+	require.NoError(t, q.Enqueue(t.Context(), "kept in memory"))
 	require.ErrorIs(t, q.Sync(t.Context()), syscall.ENOSPC)
 	enqueued := 1
 	for ; ; enqueued++ {
@@ -573,6 +574,7 @@ func TestFullDiskIsReported(t *testing.T) {
 	require.Len(t, got, enqueued+1)
 	require.Positive(t, got["before"])
 	require.Positive(t, got["kept in memory"])
+	require.Zero(t, got["given back"])
 }
 
 // once lets the n-th operation that is of a kind fail, one time.

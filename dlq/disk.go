@@ -85,6 +85,9 @@ type DiskOptions struct {
 	OnFull OnFull
 	// Compress stores blocks with zstd where that makes them smaller.
 	Compress bool
+	// Dropping is told of each item that MaxAge or DropOldest deletes, before it does, as far as it can be read; nil for
+	// nobody. It must not call the Disk.
+	Dropping func(item []byte)
 	// BlockSize is how many bytes of items are written at a time, from 4 KiB to 1 MiB; 0 means 128 KiB. Damage costs a
 	// block at most.
 	BlockSize int
@@ -141,6 +144,8 @@ type Disk struct {
 
 	mu     sync.Mutex
 	dumps  []Info // sealed, oldest first
+	items  uint64 // in dumps
+	bytes  uint64 // of those
 	size   int64  // of all dumps, the open one included
 	leased map[uint64]bool
 	seen   map[uint64]uint64 // how many items a reader has found in a dump
@@ -225,6 +230,7 @@ func openDisk(dir string, fsys fileSystem, o DiskOptions) (*Disk, error) {
 		return nil, fmt.Errorf("dlq: opening %s: %w", dir, err)
 	}
 	d.appender = newAppender(d, next)
+	d.recount()
 	d.report()
 	return d, nil
 }
@@ -251,6 +257,13 @@ func (d *Disk) Append(ctx context.Context, item []byte) (Position, error) {
 	return d.appender.append(ctx, item)
 }
 
+// AppendDurable takes an item, which is copied, and returns when it is durable. Callers that come at the same time share one
+// fdatasync. With an error the item is not taken: nothing keeps it, and it comes to light only if the disk cannot even be
+// told to forget it. When the context ends first nobody knows.
+func (d *Disk) AppendDurable(ctx context.Context, item []byte) error {
+	return d.appender.appendDurable(ctx, item)
+}
+
 // Sync returns when all up to the position is durable; 0 means all that was appended so far. No dump is sealed for it.
 func (d *Disk) Sync(ctx context.Context, p Position) error { return d.appender.sync(ctx, p) }
 
@@ -269,6 +282,7 @@ func (d *Disk) Dumps() ([]Info, error) {
 	for i, info := range d.dumps {
 		if info.unread {
 			d.dumps[i] = d.inspect(info.Sequence, fileInfo{size: info.Size, changed: info.Created})
+			d.recount()
 		}
 	}
 	return slices.DeleteFunc(slices.Clone(d.dumps), func(i Info) bool { return i.unread }), nil
@@ -291,6 +305,7 @@ func (d *Disk) salvageAgain() {
 	}
 	if len(left) < len(d.unsalvaged) {
 		slices.SortFunc(d.dumps, func(a, b Info) int { return cmp.Compare(a.Sequence, b.Sequence) })
+		d.recount()
 	}
 	d.unsalvaged = left
 }
@@ -299,23 +314,34 @@ func (d *Disk) salvageAgain() {
 func (d *Disk) publish(i Info) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	at, _ := slices.BinarySearchFunc(d.dumps, i.Sequence, func(x Info, s uint64) int { return cmp.Compare(x.Sequence, s) })
+	at, _ := d.find(i.Sequence)
 	d.dumps = slices.Insert(d.dumps, at, i)
+	d.items += i.Items
+	d.bytes += i.Bytes
 	d.report()
+}
+
+// find returns where a dump is in the list, or belongs.
+func (d *Disk) find(sequence uint64) (at int, ok bool) {
+	return slices.BinarySearchFunc(d.dumps, sequence, func(i Info, s uint64) int { return cmp.Compare(i.Sequence, s) })
+}
+
+// recount adds up what the dumps hold.
+func (d *Disk) recount() {
+	d.items, d.bytes = 0, 0
+	for _, i := range d.dumps {
+		d.items += i.Items
+		d.bytes += i.Bytes
+	}
 }
 
 // report tells the metrics how much is stored.
 func (d *Disk) report() {
-	var items, bytes uint64
 	var oldest time.Time
-	for _, i := range d.dumps {
-		items += i.Items
-		bytes += i.Bytes
-		if oldest.IsZero() || i.Created.Before(oldest) {
-			oldest = i.Created
-		}
+	if len(d.dumps) > 0 {
+		oldest = d.dumps[0].Created
 	}
-	d.o.Metrics.Stored(len(d.dumps), items, bytes, d.size, oldest)
+	d.o.Metrics.Stored(len(d.dumps), d.items, d.bytes, d.size, oldest)
 }
 
 // reserve makes room for so many bytes, or says why there is none. They count as used from then on.
@@ -386,6 +412,7 @@ func (d *Disk) claim(which func(Info) bool) (Info, bool) {
 // drop removes a dump that was not restored, and counts what it held.
 func (d *Disk) drop(i Info, reason string) error {
 	left := i.Items - min(i.Items, d.progress(i.Sequence).delivered)
+	d.tellDropping(i)
 	if err := d.remove(i.Sequence); err != nil {
 		d.unlease(i.Sequence)
 		d.o.Logger.Error("cannot drop a dump", "sequence", i.Sequence, "reason", reason, "error", err)
@@ -394,6 +421,27 @@ func (d *Disk) drop(i Info, reason string) error {
 	d.o.Metrics.Dropped(reason, left, i.Bytes)
 	d.o.Logger.Error("dropped a dump that was not restored", "sequence", i.Sequence, "reason", reason, "items", left)
 	return nil
+}
+
+func (d *Disk) tellDropping(i Info) {
+	if d.o.Dropping == nil {
+		return
+	}
+	r, err := d.openDump(i)
+	if err != nil {
+		d.o.Logger.Error("dropping a dump that cannot be read", "sequence", i.Sequence, "error", err)
+		return
+	}
+	for {
+		items, err := r.Next()
+		if err != nil {
+			break
+		}
+		for item, _, ok := items.Cut(); ok; item, _, ok = items.Cut() {
+			d.o.Dropping(item)
+		}
+	}
+	_ = r.scanner.file.Close() // it was read only
 }
 
 // Remove deletes a dump, all of which was delivered.
@@ -427,12 +475,16 @@ func (d *Disk) checkOpen() error {
 func (d *Disk) forget(sequence uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.dumps = slices.DeleteFunc(d.dumps, func(i Info) bool {
-		if i.Sequence == sequence {
-			d.size -= i.Size
+	if at, ok := d.find(sequence); ok {
+		d.size -= d.dumps[at].Size
+		d.items -= d.dumps[at].Items
+		d.bytes -= d.dumps[at].Bytes
+		if at == 0 {
+			d.dumps = d.dumps[1:] // most are removed there, and there may be many behind it
+		} else {
+			d.dumps = slices.Delete(d.dumps, at, at+1)
 		}
-		return i.Sequence == sequence
-	})
+	}
 	delete(d.leased, sequence)
 	delete(d.seen, sequence)
 	d.report()
@@ -445,8 +497,8 @@ func (d *Disk) Quarantine(sequence uint64, reason string) error {
 	}
 	var info Info
 	d.mu.Lock()
-	if i := slices.IndexFunc(d.dumps, func(i Info) bool { return i.Sequence == sequence }); i >= 0 {
-		info = d.dumps[i]
+	if at, ok := d.find(sequence); ok {
+		info = d.dumps[at]
 	}
 	left := info.Items - min(info.Items, d.seen[sequence]) // a reader's caller settles what it found before it gives a dump up
 	d.mu.Unlock()
@@ -542,12 +594,12 @@ func (d *Disk) Open(sequence uint64) (Reader, error) {
 		return nil, err
 	}
 	d.mu.Lock()
-	i := slices.IndexFunc(d.dumps, func(i Info) bool { return i.Sequence == sequence })
-	if i < 0 || d.leased[sequence] || d.closed {
+	at, ok := d.find(sequence)
+	if !ok || d.leased[sequence] || d.closed {
 		d.mu.Unlock()
 		return nil, fmt.Errorf("dlq: dump %d: %w", sequence, fs.ErrNotExist)
 	}
-	info := d.dumps[i]
+	info := d.dumps[at]
 	d.leased[sequence] = true
 	d.mu.Unlock()
 	r, err := d.openDump(info)

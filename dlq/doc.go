@@ -12,7 +12,9 @@
 //   - An item is durable when EnqueueDurable, or a Sync that came after its Enqueue, returned without an error: neither a
 //     killed process nor a power cut loses it, if the disk keeps what fdatasync was told it had kept.
 //   - An item that was enqueued and is not durable yet is lost with the process, and with it only.
-//   - An error from EnqueueDurable or Sync means that nobody knows: the item may be restored one day.
+//   - An item for which EnqueueDurable returned an error is given back: nothing writes it later. Only a file system that
+//     fails to truncate, too, or a context that ended first, may bring it to light one day. After an error from Sync the
+//     items are kept in memory and written when that works again.
 //   - Nothing damaged is delivered. Of a damaged dump everything outside the damaged block is.
 //   - An item is delivered at least once. It comes twice when the process dies, or a target fails after it had done its
 //     work: everything since the last progress, which is noted every 100 ms and at each end.
@@ -30,7 +32,8 @@
 //
 // A failed write or fdatasync tells nothing about what is on the disk, and asking again would be told a lie. So the file
 // is given up: what was durable in it is sealed, and the blocks that were not are kept in memory and written into a new
-// file, until that works. Who waits gets the error; who enqueues gets it once four times SyncSize wait in memory.
+// file, until that works, but for those of EnqueueDurable. Who waits gets the error; who enqueues gets it once four times
+// SyncSize wait in memory.
 //
 // The file system is taken to be one whose rename is atomic, as that of all that keep a journal, and to make a directory's
 // entries durable when the directory is synced.

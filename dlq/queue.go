@@ -64,21 +64,19 @@ func NewQueue[T any](w Writer, encode Encoder[T], o QueueOptions) (*Queue[T], er
 // Enqueue takes an item. When it returns, the item is in memory, and will be durable with the next Sync, or before. An
 // error means that the item is not taken.
 func (q *Queue[T]) Enqueue(ctx context.Context, item T) error {
-	_, err := q.enqueue(ctx, item)
-	return err
-}
-
-// EnqueueDurable takes an item and returns when it is durable. Callers that come at the same time share one fsync. An
-// error means that nobody knows: the item may still be restored one day.
-func (q *Queue[T]) EnqueueDurable(ctx context.Context, item T) error {
-	p, err := q.enqueue(ctx, item)
-	if err != nil {
+	return q.enqueue(ctx, item, func(ctx context.Context, data []byte) error {
+		_, err := q.writer.Append(ctx, data)
 		return err
-	}
-	return q.writer.Sync(ctx, p)
+	})
 }
 
-func (q *Queue[T]) enqueue(ctx context.Context, item T) (Position, error) {
+// EnqueueDurable takes an item and returns when it is durable. Callers that come at the same time share one fsync. With an
+// error the item is not taken, and nothing keeps it; when the context ended first nobody knows.
+func (q *Queue[T]) EnqueueDurable(ctx context.Context, item T) error {
+	return q.enqueue(ctx, item, q.writer.AppendDurable)
+}
+
+func (q *Queue[T]) enqueue(ctx context.Context, item T, appendTo func(context.Context, []byte) error) error {
 	buffer, _ := q.buffers.Get().(*[]byte)
 	if buffer == nil {
 		buffer = new([]byte)
@@ -90,19 +88,18 @@ func (q *Queue[T]) enqueue(ctx context.Context, item T) (Position, error) {
 	}()
 	data, err := q.encode((*buffer)[:0], item)
 	if err != nil {
-		return 0, fmt.Errorf("dlq: encoding an item: %w", err)
+		return fmt.Errorf("dlq: encoding an item: %w", err)
 	}
 	*buffer = data
 
 	q.mu.Lock()
 	if q.closed {
 		q.mu.Unlock()
-		return 0, fmt.Errorf("dlq: %w", ErrClosed)
+		return fmt.Errorf("dlq: %w", ErrClosed)
 	}
 	q.mu.Unlock()
-	p, err := q.writer.Append(ctx, data)
-	if err != nil {
-		return 0, err
+	if err := appendTo(ctx, data); err != nil {
+		return err
 	}
 	q.o.Metrics.Enqueued(len(data))
 	if q.grow(int64(len(data))) {
@@ -110,7 +107,7 @@ func (q *Queue[T]) enqueue(ctx context.Context, item T) (Position, error) {
 			q.o.Logger.Error("cannot seal a dump that is full", "error", err)
 		}
 	}
-	return p, nil
+	return nil
 }
 
 // grow counts an item's bytes and reports that the dump is full.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -51,6 +52,9 @@ type RestorerOptions[T any] struct {
 	AllowRate float64
 	// ItemsPerSecond and BytesPerSecond bound the flow; 0 is no bound.
 	ItemsPerSecond, BytesPerSecond float64
+	// Concurrency is how many items are given to the target at a time, of 1 MiB together at most; 0 means 1. They begin in
+	// their order and may end in any.
+	Concurrency int
 	// MaxAttempts is how often an item is tried before it is taken for poison, if the one after it can be delivered;
 	// 0 means 3. While nothing can be delivered, items are tried forever.
 	MaxAttempts int
@@ -73,6 +77,9 @@ func (o *RestorerOptions[T]) setDefaults() error {
 	if o.MaxAttempts == 0 {
 		o.MaxAttempts = 3
 	}
+	if o.Concurrency == 0 {
+		o.Concurrency = 1
+	}
 	if o.OnVersionMismatch == "" {
 		o.OnVersionMismatch = Quarantine
 	}
@@ -83,6 +90,8 @@ func (o *RestorerOptions[T]) setDefaults() error {
 		return fmt.Errorf("dlq: AllowRate is %v; it must be from 0 to 1", o.AllowRate)
 	case o.ItemsPerSecond < 0 || o.BytesPerSecond < 0:
 		return errors.New("dlq: ItemsPerSecond and BytesPerSecond must not be negative")
+	case o.Concurrency < 0:
+		return fmt.Errorf("dlq: Concurrency is %d; it must not be negative", o.Concurrency)
 	case o.MaxAttempts < 0:
 		return fmt.Errorf("dlq: MaxAttempts is %d; it must not be negative", o.MaxAttempts)
 	case o.OnVersionMismatch != Quarantine && o.OnVersionMismatch != Remove:
@@ -265,7 +274,8 @@ type delivery struct {
 	reader  Reader
 	again   []letter // were looked at, and are to be delivered before the others
 	ahead   Items
-	items   uint64 // delivered
+	taken   []letter // the round that is being delivered
+	items   uint64   // delivered
 	bytes   uint64
 	settled uint64 // all items below are delivered or set aside
 }
@@ -292,6 +302,27 @@ func (d *delivery) next() (l letter, err error) {
 	}
 }
 
+// round takes the next items, n at most, and 1 MiB. Several are copied, since each is read to where the one before was.
+func (d *delivery) round(n int) ([]letter, error) {
+	const most = 1 << 20
+	d.taken = d.taken[:0]
+	for size := 0; len(d.taken) < n && size < most; {
+		l, err := d.next()
+		if err != nil && len(d.taken) > 0 {
+			break // it comes again
+		}
+		if err != nil {
+			return nil, err
+		}
+		if n > 1 {
+			l.data = slices.Clone(l.data)
+		}
+		d.taken = append(d.taken, l)
+		size += len(l.data)
+	}
+	return d.taken, nil
+}
+
 func (d *delivery) count(l letter) {
 	d.items++
 	d.bytes += uint64(len(l.data))
@@ -306,17 +337,19 @@ func (r *Restorer[T]) deliverAll(ctx context.Context, info Info, d *delivery) er
 	timer := time.AfterFunc(progressEvery, func() { due.Store(true) })
 	defer timer.Stop()
 	for {
-		l, err := d.next()
+		round, err := d.round(r.o.Concurrency)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if err := r.settle(ctx, info, d, l); err != nil {
-			return err
+		for _, l := range r.together(ctx, info, d, round) {
+			if err := r.settle(ctx, info, d, l); err != nil {
+				return err
+			}
 		}
-		d.settled = max(d.settled, l.place+1)
+		d.settled = max(d.settled, round[len(round)-1].place+1)
 		if due.Load() && len(d.again) == 0 {
 			due.Store(false)
 			timer.Reset(progressEvery)
@@ -325,6 +358,30 @@ func (r *Restorer[T]) deliverAll(ctx context.Context, info Info, d *delivery) er
 			}
 		}
 	}
+}
+
+// together gives several items to the target at once, and returns those that it did not take. A single one it leaves to settle.
+func (r *Restorer[T]) together(ctx context.Context, info Info, d *delivery, round []letter) (left []letter) {
+	if len(round) == 1 {
+		return round
+	}
+	errs := make([]error, len(round))
+	var all sync.WaitGroup
+	for i, l := range round {
+		all.Go(func() { errs[i] = r.once(ctx, info, l.data) })
+	}
+	all.Wait()
+	for i, l := range round {
+		if errs[i] != nil {
+			left = append(left, l)
+			continue
+		}
+		d.count(l)
+		if len(left) == 0 {
+			d.settled = max(d.settled, l.place+1)
+		}
+	}
+	return left
 }
 
 // errUndelivered says that the target does not take an item, and that nothing tells whether it takes others.

@@ -755,3 +755,55 @@ func TestClosedDiskLeavesTheDirectoryAlone(t *testing.T) {
 	require.ErrorIs(t, d.Quarantine(1, "reason"), ErrClosed)
 	require.Equal(t, before, m.files())
 }
+
+// TestConcurrency gives four items at a time to a target that answers only when it has four, of which one fails at first.
+func TestConcurrency(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemFS()
+		d := openMem(t, m, DiskOptions{})
+		var want []string
+		for i := range 10 {
+			want = append(want, fmt.Sprint("item ", i))
+		}
+		dumpOf(t, d, want...)
+		var mu sync.Mutex
+		var got []string
+		waiting, most, failures := 0, 0, 0
+		r, err := NewRestorer(d, DecodeString, func(_ context.Context, item string) error {
+			mu.Lock()
+			waiting++
+			most = max(most, waiting)
+			mu.Unlock()
+			<-time.After(time.Second)
+			mu.Lock()
+			defer mu.Unlock()
+			waiting--
+			if item == "item 5" && failures < 2 {
+				failures++
+				return errors.New("not now")
+			}
+			got = append(got, item)
+			return nil
+		}, RestorerOptions[string]{Concurrency: 4})
+		require.NoError(t, err)
+		require.NoError(t, r.Drain(t.Context()))
+		require.ElementsMatch(t, want, got)
+		require.Equal(t, 4, most)
+		require.Empty(t, m.files()[fileName(1, dumpSuffix)])
+	})
+}
+
+// TestDroppingIsTold counts what DropOldest deletes.
+func TestDroppingIsTold(t *testing.T) {
+	var dropped []string
+	m := newMemFS()
+	d := openMem(t, m, DiskOptions{
+		MaxSize: 4 << 10, OnFull: DropOldest,
+		Dropping: func(item []byte) { dropped = append(dropped, string(item[:3])) },
+	})
+	for i := range 3 {
+		dumpOf(t, d, fmt.Sprintf("%03d%s", i, make([]byte, 1500)))
+	}
+	require.Equal(t, []string{"000"}, dropped)
+	require.NoError(t, d.Close())
+}

@@ -36,6 +36,9 @@ func (r Reason) String() string {
 type Writer interface {
 	// Append takes an item, which it copies, into the open dump.
 	Append(ctx context.Context, item []byte) (Position, error)
+	// AppendDurable takes an item, which it copies, and returns when it is durable. With an error it is not taken; when the
+	// context ends first nobody knows.
+	AppendDurable(ctx context.Context, item []byte) error
 	// Sync returns when all up to the position is durable; 0 means all that was appended so far.
 	Sync(ctx context.Context, p Position) error
 	// Seal closes the open dump so that it can be restored. Without one it does nothing.
