@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -75,9 +76,11 @@ func run(ctx context.Context, o options) (err error) {
 	agent, err := agentproc.Start(agentproc.Options{
 		Path:    o.telegraf,
 		Configs: []string{o.config},
-		Env:     []string{"MQTT_URL=" + broker.url, "VICTORIALOGS_URL=" + logs.url},
-		Self:    time.Second,
-		Dir:     dir,
+		Env: []string{
+			"MQTT_URL=" + broker.url, "VICTORIALOGS_URL=" + logs.url, "DEAD_LETTERS=" + filepath.Join(dir, "dead-letters"),
+		},
+		Self: time.Second,
+		Dir:  dir,
 		OnLog: func(line string) {
 			if strings.Contains(line, " W! [") || strings.Contains(line, " E! ") {
 				screen.print(strings.TrimSpace(line))

@@ -60,7 +60,8 @@ func TestSampleConfigIsThePluginsSamples(t *testing.T) {
 	t.Parallel()
 	sample, err := os.ReadFile("../../sample.conf")
 	require.NoError(t, err)
-	text := string(sample)
+	text := strings.Replace(string(sample), `    directory = "${DEAD_LETTERS:-}"`,
+		`    # directory = "/var/lib/telegraf/dead-letters"`, 1)
 	for _, variable := range []string{"MQTT_URL", "VICTORIALOGS_URL"} {
 		before, rest, ok := strings.Cut(text, "${"+variable+":-")
 		require.True(t, ok, variable)

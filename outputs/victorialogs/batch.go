@@ -9,6 +9,8 @@ import (
 	"github.com/cenkalti/backoff/v5"
 
 	"github.com/influxdata/telegraf"
+
+	"github.com/edgetide/telegraf-victorialogs/internal/deadletter"
 )
 
 // batch is a run of JSON lines on its way to the server.
@@ -22,15 +24,30 @@ type batch struct {
 	tracked []tracked // those metrics that somebody waits for
 	opened  time.Time // when the first metric came
 	last    time.Time // when the last one came
+	first   time.Time // of the rows, the oldest time
+	newest  time.Time // and the newest
+
+	route   *deadletter.Route // where it goes; nil: where the options say
+	home    *home             // it comes from the disk, where it still is; nil: it does not
+	refusal *refusal          // it is never to be sent, and why; nil: it is
 
 	// What follows is delivery's, under its lock.
+	closed   time.Time // when delivery took it over
 	attempts int
+	answered int                         // attempts that the server answered, but did not take
 	retry    *backoff.ExponentialBackOff // nil before the first failure
 	due      time.Time                   // not to be tried again before
 
-	halved  bool         // its lines are part of another batch's memory
 	readers atomic.Int32 // request bodies that the HTTP transport has not let go of
 	begun   atomic.Bool  // the transport read from the body in this attempt
+	whole   atomic.Bool  // and all of it
+}
+
+// refusal is why rows are set aside.
+type refusal struct {
+	reason string // a value of the tag reason of metrics_rejected
+	status int    // of the server's answer; 0: it was not asked
+	answer string
 }
 
 // tracked is a metric that reports to its input what became of it.
@@ -66,23 +83,43 @@ func (b *batch) drop() {
 	}
 }
 
-// split halves a batch of two lines or more; lines are its uncompressed bytes, which the halves share.
+// split halves a batch of two lines or more; lines are its uncompressed bytes.
 func (b *batch) split(lines []byte) (first, second *batch) {
-	half := b.count / 2
-	cut := 0
-	for range half {
-		cut += bytes.IndexByte(lines[cut:], '\n') + 1
-	}
-	first = &batch{lines: lines[:cut:cut], count: half, opened: b.opened, last: b.last, halved: true}
-	second = &batch{lines: lines[cut:], count: b.count - half, opened: b.opened, last: b.last, halved: true}
-	for _, t := range b.tracked {
-		if t.line < half {
-			first.tracked = append(first.tracked, t)
-		} else {
-			second.tracked = append(second.tracked, tracked{metric: t.metric, line: t.line - half})
+	n := 0
+	return b.part(lines, func([]byte) bool {
+		n++
+		return n <= b.count/2
+	})
+}
+
+// part makes two batches of one: of the lines that belong to the first, and of the others. lines are the batch's uncompressed
+// bytes. It has no request any more.
+func (b *batch) part(lines []byte, toFirst func(line []byte) bool) (first, second *batch) {
+	parts := [2]*batch{}
+	for i := range parts {
+		parts[i] = &batch{
+			opened: b.opened, last: b.last, first: b.first, newest: b.newest, closed: b.closed, home: b.home, attempts: b.attempts,
+		}
+		if b.route != nil {
+			parts[i].route = &deadletter.Route{}
+			*parts[i].route = *b.route
 		}
 	}
-	return first, second
+	left, number := b.tracked, 0
+	for line := range bytes.Lines(lines) {
+		p := parts[1]
+		if toFirst(line) {
+			p = parts[0]
+		}
+		for len(left) > 0 && left[0].line == number {
+			p.tracked = append(p.tracked, tracked{metric: left[0].metric, line: p.count})
+			left = left[1:]
+		}
+		p.lines = append(p.lines, line...)
+		p.count++
+		number++
+	}
+	return parts[0], parts[1]
 }
 
 // reader gives the body to one attempt of the HTTP transport.
@@ -104,13 +141,17 @@ type bodyReader struct {
 // Read and WriteTo are what the transport reads with.
 func (r *bodyReader) Read(p []byte) (int, error) {
 	r.batch.begun.Store(true)
-	return r.Reader.Read(p)
+	n, err := r.Reader.Read(p)
+	r.batch.whole.Store(r.Len() == 0)
+	return n, err
 }
 
 // WriteTo spares a copy where the transport asks for it.
 func (r *bodyReader) WriteTo(w io.Writer) (int64, error) {
 	r.batch.begun.Store(true)
-	return r.Reader.WriteTo(w)
+	n, err := r.Reader.WriteTo(w)
+	r.batch.whole.Store(err == nil)
+	return n, err
 }
 
 // Close is called by the transport, at times more than once.

@@ -190,7 +190,7 @@ func TestCloseSendsTheOpenBatch(t *testing.T) {
 		require.Zero(t, time.Since(begin))
 		require.Equal(t, []int{0, 1}, w.ids())
 		require.Equal(t, "accepted", tracked.outcome())
-		require.Len(t, logged(r, testutil.LevelInfo, "2 metrics received, 2 delivered, 0 rejected, 0 dropped"), 1)
+		require.Len(t, logged(r, testutil.LevelInfo, "2 received + 0 recovered from disk = 2 delivered + 0 on disk + 0 rejected + 0 dropped + 0 in memory"), 1)
 		requireBalance(t, r)
 	})
 }

@@ -75,6 +75,15 @@ func TestWrongOptions(t *testing.T) {
 		{`max_pending = -1`, []string{"max_pending", "-1", "4194304"}},
 		{`concurrency = 0`, []string{"concurrency", "0", "from 1 to 64"}},
 		{`concurrency = 65`, []string{"concurrency", "65", "from 1 to 64"}},
+		{"[outputs.victorialogs.dlq]\ncapacity = 100", []string{"dlq", "capacity", "100", "64KiB"}},
+		{"[outputs.victorialogs.dlq]\nmax_size = \"1KiB\"", []string{"dlq", "max_size", "1024", "1MiB"}},
+		{"[outputs.victorialogs.dlq]\nflush_interval = \"0s\"", []string{"dlq", "flush_interval", "0s", "1s"}},
+		{"[outputs.victorialogs.dlq]\ncheck_interval = \"-1s\"", []string{"dlq", "check_interval", "-1s"}},
+		{"[outputs.victorialogs.dlq]\npostpone_interval = \"0s\"", []string{"dlq", "postpone_interval", "0s"}},
+		{"[outputs.victorialogs.dlq]\non_full = \"block\"", []string{"dlq", "on_full", "block", "drop_oldest"}},
+		{"[outputs.victorialogs.dlq]\non_version_mismatch = \"keep\"", []string{"dlq", "on_version_mismatch", "keep", "quarantine"}},
+		{"[outputs.victorialogs.dlq]\nversion = \"\"", []string{"dlq", "version"}},
+		{"[outputs.victorialogs.dlq]\nallow_rate = 2.0", []string{"dlq", "allow_rate", "2", "0.5"}},
 		{`account_id = -1`, []string{"account_id", "-1", "4294967295"}},
 		{`account_id = 4294967296`, []string{"account_id", "4294967296", "4294967295"}},
 		{`project_id = -1`, []string{"project_id", "-1", "4294967295"}},
@@ -164,11 +173,11 @@ func TestGoodOptions(t *testing.T) {
 	}
 }
 
-var commented = regexp.MustCompile(`(?m)^  # ([a-z_]+ = )`)
+var commented = regexp.MustCompile(`(?m)^(?:  ){1,2}# ([a-z_]+ = )`)
 
 // What the sample shows behind a comment sign is the default, unless the default is nothing and the sample an example.
 func TestSampleShowsTheDefaults(t *testing.T) {
-	examples := []string{"headers", "extra_fields", "tls_ca", "tls_cert", "tls_key", "http_proxy_url"}
+	examples := []string{"headers", "extra_fields", "tls_ca", "tls_cert", "tls_key", "http_proxy_url", "directory"}
 
 	_, err := loadText(t, sampleConfig)
 	require.NoError(t, err)
@@ -197,7 +206,7 @@ func TestSampleShowsTheDefaults(t *testing.T) {
 	}
 	for key := range options { // Telegraf's rarer TLS options are documented there
 		if !strings.HasPrefix(key, "tls_") {
-			require.Regexp(t, `(?m)^  (# )?`+key+` = `, sampleConfig)
+			require.Regexp(t, `(?m)^(  ){1,2}(# )?`+key+` = `, sampleConfig)
 		}
 	}
 	require.Equal(t, sampleConfig, New().SampleConfig())
@@ -210,7 +219,7 @@ func compareOptions(t *testing.T, want, got reflect.Value, f func(key string, wa
 		field := want.Type().Field(i)
 		key, _, _ := strings.Cut(field.Tag.Get("toml"), ",")
 		switch {
-		case field.Anonymous:
+		case field.Anonymous, key == "dlq":
 			compareOptions(t, want.Field(i), got.Field(i), f)
 		case field.IsExported() && key != "-" && key != "":
 			f(key, want.Field(i), got.Field(i))

@@ -7,12 +7,15 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 
 	"github.com/influxdata/telegraf"
+
+	"github.com/edgetide/telegraf-victorialogs/internal/deadletter"
 )
 
 // delivery takes closed batches and brings them to the server, oldest first, with so many requests in flight at a time.
@@ -31,7 +34,9 @@ type delivery struct {
 	maxBytes    int64         // of closed batches, in flight or not
 	retryFirst  time.Duration
 	retryMax    time.Duration
-	retryBudget time.Duration // at close, how long a server that is away is tried again
+	retryBudget time.Duration // how long a batch is tried from memory; without a disk it is so at close alone
+	maxAge      time.Duration // of restored rows; 0: any age
+	dead        *deadLetters  // nil: there is no disk
 
 	mu       sync.Mutex
 	queue    []*batch // closed and not in flight, oldest first
@@ -41,6 +46,13 @@ type delivery struct {
 	full     bool // batches were dropped since half of the memory was free
 	closing  bool
 	patient  bool // while closing: the retry budget is not spent
+
+	refused   []*batch      // to be set aside on disk, oldest first
+	diskUntil time.Time     // the disk refused a batch, and is left alone until then
+	restoring []*homecoming // letters from the disk that are not on their way yet, oldest first
+	gatherAt  time.Time     // when the first of those has waited long enough for others
+	restored  bool          // a batch of such letters is on its way
+	dumpWake  chan struct{} // holds a token when dumpAll should look
 
 	wake    chan struct{} // holds a token when a worker should look at the queue
 	done    chan struct{} // closed when closing has come to its end
@@ -73,17 +85,46 @@ func (d *delivery) start() {
 	for range d.concurrency {
 		d.workers.Go(d.work)
 	}
+	d.dumpWake = make(chan struct{}, 1)
+	if d.dead != nil {
+		d.workers.Go(d.dumpAll)
+	}
 }
 
 // enqueue takes a closed batch over. It returns the batches that had to give way, which are no longer its own.
 func (d *delivery) enqueue(b *batch) (dropped []*batch) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.queue = append(d.queue, b)
+	b.closed = time.Now()
+	if b.refusal != nil {
+		d.refused = append(d.refused, b)
+	} else {
+		d.queue = append(d.queue, b)
+	}
 	d.bytes += b.size() // and counted in pending_bytes since it was open
-	for d.bytes > d.maxBytes && len(d.queue) > 1 {
-		oldest := d.queue[0]
-		d.queue = slices.Delete(d.queue, 0, 1)
+	dropped = d.overflow()
+	d.signal()
+	if d.dead != nil && (b.refusal != nil || !d.away.since.IsZero() || d.bytes > d.maxBytes/2) {
+		d.signalDump()
+	}
+	return dropped
+}
+
+// overflow takes the oldest batches out while there are more bytes than there may be. What comes from the disk takes none
+// of them.
+func (d *delivery) overflow() (dropped []*batch) {
+	for d.bytes > d.maxBytes {
+		from := &d.queue
+		i := slices.IndexFunc(d.queue, func(b *batch) bool { return b.home == nil })
+		if i < 0 || i == len(d.queue)-1 {
+			from = &d.refused
+			i = slices.IndexFunc(d.refused, func(b *batch) bool { return b.home == nil })
+		}
+		if i < 0 {
+			break
+		}
+		oldest := (*from)[i]
+		*from = slices.Delete(*from, i, i+1)
 		d.grow(-oldest.size())
 		dropped = append(dropped, oldest)
 		d.away.dropped += oldest.count
@@ -93,7 +134,6 @@ func (d *delivery) enqueue(b *batch) (dropped []*batch) {
 				"metrics, and counting them in metrics_dropped", d.target)
 		}
 	}
-	d.signal()
 	return dropped
 }
 
@@ -104,10 +144,12 @@ func (d *delivery) grow(bytes int64) {
 }
 
 // close delivers what it can: for the length of one request's timeout while the server takes batches, and of the retry
-// budget while it does not. It returns what is left, after the last request ended.
+// budget while it does not; with a disk for the length of the retry budget while it does, and the rest goes there. It
+// returns what is left, after the last request ended.
 func (d *delivery) close() (left []*batch) {
 	d.mu.Lock()
-	d.closing, d.patient = true, true
+	d.closing, d.patient = true, d.dead == nil
+	d.giveAllBack()
 	if !d.away.since.IsZero() {
 		d.away.until = time.Time{}
 		d.away.retry.Reset()
@@ -126,7 +168,11 @@ func (d *delivery) close() (left []*batch) {
 		d.finish()
 	})
 	defer budget.Stop()
-	end := time.NewTimer(max(d.timeout, d.retryBudget))
+	most := max(d.timeout, d.retryBudget)
+	if d.dead != nil {
+		most = d.retryBudget // the disk has room for the rest
+	}
+	end := time.NewTimer(most)
 	defer end.Stop()
 	select {
 	case <-d.done:
@@ -135,10 +181,13 @@ func (d *delivery) close() (left []*batch) {
 	d.cancel()
 	d.workers.Wait()
 	d.target.transport.CloseIdleConnections()
+	if d.dead != nil {
+		d.dumpRest()
+	}
 
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	left, d.queue = d.queue, nil
+	left, d.queue, d.refused = append(d.queue, d.refused...), nil, nil
 	d.grow(-d.bytes)
 	return left
 }
@@ -179,11 +228,15 @@ func (d *delivery) work() {
 			}
 			continue
 		}
+		if d.isStale(b) {
+			d.takeStale(b)
+			continue
+		}
 		started := time.Now()
 		d.encode(b)
 		err := d.attempt(b)
 		if errors.Is(err, ErrBadData) && b.count > 1 {
-			d.halve(b, err)
+			d.halve(b)
 			continue
 		}
 		d.settle(b, started, err)
@@ -209,14 +262,31 @@ func (d *delivery) take(now time.Time) (*batch, time.Duration) {
 			wait = min(wait, until)
 			continue
 		}
-		d.queue = slices.Delete(d.queue, i, i+1)
-		d.inFlight++
-		if len(d.queue) > 0 {
-			d.signal()
+		if reason, _ := d.dumpReason(b, now); reason != "" {
+			d.signalDump()
+			continue
 		}
-		return b, 0
+		d.queue = slices.Delete(d.queue, i, i+1)
+		return d.fly(b), 0
+	}
+	// Live traffic comes first, and of what comes from the disk one batch is under way at a time, so that it has a worker.
+	if !d.closing && !d.restored && len(d.restoring) > 0 {
+		until := d.gatherAt.Sub(now)
+		if until <= 0 {
+			return d.fly(d.gather()), 0
+		}
+		wait = min(wait, until)
 	}
 	return nil, wait
+}
+
+// fly counts a request that begins.
+func (d *delivery) fly(b *batch) *batch {
+	d.inFlight++
+	if len(d.queue) > 0 {
+		d.signal()
+	}
+	return b
 }
 
 // encode makes the batch's body, once, and gives the memory of its lines back.
@@ -230,10 +300,11 @@ func (d *delivery) encode(b *batch) {
 		return
 	}
 	b.body = d.encoding.compress(d.buffers.get(), b.lines)
-	if !b.halved {
-		d.buffers.put(b.lines)
+	d.buffers.put(b.lines)
+	b.lines = nil
+	if b.home != nil {
+		return
 	}
-	b.lines, b.halved = nil, false
 	d.mu.Lock()
 	d.grow(b.size() - before)
 	d.mu.Unlock()
@@ -244,6 +315,7 @@ func (d *delivery) attempt(b *batch) error {
 	ctx, cancel := context.WithTimeout(d.ctx, d.timeout)
 	defer cancel()
 	b.begun.Store(false)
+	b.whole.Store(false)
 	request, err := d.target.request(ctx, b)
 	if err != nil {
 		return &Failure{Kind: ErrConfiguration, Err: err}
@@ -251,6 +323,9 @@ func (d *delivery) attempt(b *batch) error {
 	started := time.Now()
 	response, err := d.target.transport.RoundTrip(request)
 	if err != nil {
+		if b.whole.Load() {
+			d.stats.possiblyDoubled.Incr(1)
+		}
 		return transportFailure(err, b.begun.Load())
 	}
 	text, _ := io.ReadAll(io.LimitReader(response.Body, 4096)) // the status decides, however much of the text comes
@@ -273,12 +348,10 @@ func (d *delivery) settle(b *batch, started time.Time, err error) {
 	d.inFlight--
 	switch {
 	case err == nil:
-		d.grow(-b.size())
-		d.full = d.full && d.bytes > d.maxBytes/2
+		d.stats.delivered.Incr(int64(b.count))
+		d.gone(b)
 		d.isBack()
 		unlocked = func() {
-			d.stats.delivered.Incr(int64(b.count))
-			d.stats.pendingMetrics.Incr(-int64(b.count))
 			b.accept()
 			d.recycle(b)
 		}
@@ -296,6 +369,17 @@ func (d *delivery) settle(b *batch, started time.Time, err error) {
 	d.signal()
 }
 
+// gone counts a batch that is in memory no longer.
+func (d *delivery) gone(b *batch) {
+	if b.home != nil {
+		d.goneHome(b)
+		return
+	}
+	d.stats.pendingMetrics.Incr(-int64(b.count))
+	d.grow(-b.size())
+	d.full = d.full && d.bytes > d.maxBytes/2
+}
+
 // isBack notes that the server answers for itself.
 func (d *delivery) isBack() {
 	if d.away.since.IsZero() {
@@ -311,9 +395,14 @@ func (d *delivery) isBack() {
 // requeue puts the batch back to be sent again, and holds all others back for a while.
 func (d *delivery) requeue(b *batch, started time.Time, err error) {
 	now := time.Now()
-	d.insert(b)
-	if d.ctx.Err() != nil {
-		return // our own cancellation says nothing about the server
+	broken := errors.Is(err, errBroken)
+	if broken || d.answeredOften(b, err) || b.home != nil && (d.closing || b.home.ended) {
+		d.giveBack(b.home, err)
+	} else {
+		d.insert(b)
+	}
+	if d.ctx.Err() != nil || broken {
+		return // which says nothing about the server
 	}
 	d.stats.batchesRetried.Incr(1)
 	b.attempts++
@@ -352,6 +441,17 @@ func (d *delivery) requeue(b *batch, started time.Time, err error) {
 	}
 }
 
+// answeredOften reports that the server answers, and time and again does not take what came from the disk: the restorer is to
+// find out which letter is at fault, if one is.
+func (*delivery) answeredOften(b *batch, err error) bool {
+	const often = 5
+	if b.home == nil || !errors.Is(err, ErrRefused) {
+		return false
+	}
+	b.answered++
+	return b.answered >= often
+}
+
 func (d *delivery) newBackoff() *backoff.ExponentialBackOff {
 	return &backoff.ExponentialBackOff{
 		InitialInterval:     min(d.retryFirst, d.retryMax*2/3),
@@ -374,34 +474,35 @@ func (d *delivery) insert(b *batch) {
 
 // halve puts the halves of a batch that the server refused for good into its place, so that in the end the offending lines
 // stand alone.
-func (d *delivery) halve(b *batch, err error) {
-	lines, broken := d.encoding.lines(b)
-	if broken != nil { // our own compression cannot be undone: nothing is left to try
-		d.settle(b, time.Now(), errors.Join(err, broken))
+func (d *delivery) halve(b *batch) {
+	lines, broken := d.lines(b)
+	if broken != nil {
+		d.settle(b, time.Now(), broken)
 		return
 	}
 	first, second := b.split(lines)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.inFlight--
-	d.grow(first.size() + second.size() - b.size())
 	d.isBack()
-	d.insert(first)
-	d.insert(second)
+	d.replace(b, first, second)
 	d.signal()
 }
 
 // setAside rejects what the server refused for good. It returns what is to be done without the lock.
 func (d *delivery) setAside(b *batch, failure *Failure) (unlocked func()) {
-	d.grow(-b.size())
 	if d.mayLog(failure.Kind) {
 		d.log.Errorf("%s will never take a row: %v; it is rejected and counted in metrics_rejected", d.target, failure)
 	}
-	return func() {
-		d.stats.rejected[rejectedByServer].Incr(int64(b.count))
-		d.stats.pendingMetrics.Incr(-int64(b.count))
-		b.drop()
+	if d.dead != nil {
+		b.refusal = &refusal{reason: rejectedByServer, status: failure.Status, answer: failure.Err.Error()}
+		d.refused = append(d.refused, b)
+		d.signalDump()
+		return nil
 	}
+	d.stats.rejected[rejectedByServer].Incr(int64(b.count))
+	d.gone(b)
+	return b.drop
 }
 
 // mayLog keeps lines of one kind a minute apart.
@@ -416,7 +517,7 @@ func (d *delivery) mayLog(kind error) bool {
 
 // recycle gives the batch's memory back, unless the HTTP transport still reads it.
 func (d *delivery) recycle(b *batch) {
-	if b.readers.Load() == 0 && !b.halved {
+	if b.readers.Load() == 0 {
 		d.buffers.put(b.body)
 	}
 	b.body, b.lines, b.tracked = nil, nil, nil
@@ -424,7 +525,9 @@ func (d *delivery) recycle(b *batch) {
 
 // target is where requests go and what they carry beside the body.
 type target struct {
-	url       *url.URL
+	base      *url.URL
+	url       *url.URL // of the route
+	route     deadletter.Route
 	header    http.Header // shared by all requests, never changed
 	authorize func(http.Header) error
 	transport interface {
@@ -439,7 +542,10 @@ func (t *target) String() string {
 
 // request makes the request of one attempt. Credentials are read anew each time, so that a rotated secret is used.
 func (t *target) request(ctx context.Context, b *batch) (*http.Request, error) {
-	header := t.header
+	header, address := t.header, t.url
+	if b.route != nil && *b.route != t.route {
+		header, address = t.elsewhere(*b.route)
+	}
 	if t.authorize != nil {
 		header = header.Clone()
 		if err := t.authorize(header); err != nil {
@@ -448,7 +554,7 @@ func (t *target) request(ctx context.Context, b *batch) (*http.Request, error) {
 	}
 	request := &http.Request{
 		Method:        http.MethodPost,
-		URL:           t.url,
+		URL:           address,
 		Host:          t.url.Host,
 		Proto:         "HTTP/1.1",
 		ProtoMajor:    1,
@@ -459,4 +565,26 @@ func (t *target) request(ctx context.Context, b *batch) (*http.Request, error) {
 		GetBody:       func() (io.ReadCloser, error) { return b.reader(), nil },
 	}
 	return request.WithContext(ctx), nil
+}
+
+// elsewhere is for a batch that was meant to go somewhere else than new ones: with its own path, query, tenant and encoding
+// to the server that there is now.
+func (t *target) elsewhere(r deadletter.Route) (http.Header, *url.URL) {
+	header := t.header.Clone()
+	for name, value := range map[string]string{
+		"Content-Encoding": strings.TrimPrefix(r.Encoding, "identity"), "AccountID": r.AccountID, "ProjectID": r.ProjectID,
+	} {
+		if header.Del(name); value != "" {
+			header.Set(name, value)
+		}
+	}
+	return header, t.endpoint(r)
+}
+
+// endpoint is a route's URL.
+func (t *target) endpoint(r deadletter.Route) *url.URL {
+	endpoint := t.base.JoinPath(r.Path)
+	endpoint.Path = "/" + strings.TrimPrefix(endpoint.Path, "/") // which JoinPath leaves out behind a bare host
+	endpoint.RawQuery = r.Query
+	return endpoint
 }

@@ -238,7 +238,7 @@ func TestOneProbeAtATime(t *testing.T) {
 		require.Equal(t, 4, w.mostInFlight(), "the server is back")
 		require.Zero(t, pending(r))
 		requireBalance(t, r)
-		require.Len(t, r.log.Warnings(), 1, "one line when it is lost")
+		require.Len(t, logged(r, testutil.LevelWarn, "takes no batches"), 1, "one line when it is lost")
 		require.Len(t, logged(r, testutil.LevelInfo, "takes batches again"), 1, "and one when it is back")
 		require.Empty(t, r.log.Errors())
 	})
@@ -277,7 +277,7 @@ func TestTroubleIsLoggedOnce(t *testing.T) {
 					pass(5 * time.Minute)
 					require.Len(t, logged(r, testutil.LevelInfo, "takes batches again"), episode+1)
 				}
-				require.Len(t, append(r.log.Errors(), r.log.Warnings()...), 2)
+				require.Len(t, append(r.log.Errors(), r.log.Warnings()...), 3, "with the one about no directory")
 				for _, entry := range r.log.Messages() {
 					require.NotContains(t, entry.Text, "\n")
 				}
@@ -678,7 +678,7 @@ func TestCloseIsBounded(t *testing.T) {
 					require.Equal(t, dropped(r), lost)
 					require.Len(t, logged(r, testutil.LevelError, fmt.Sprintf("%d metrics in %d batches", lost, lost)), 1)
 				}
-				require.Len(t, logged(r, testutil.LevelInfo, fmt.Sprintf("Closed: 50 metrics received, %d delivered", delivered(r))), 1)
+				require.Len(t, logged(r, testutil.LevelInfo, fmt.Sprintf("50 received + 0 recovered from disk = %d delivered", delivered(r))), 1)
 			})
 		})
 	}

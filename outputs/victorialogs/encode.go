@@ -112,14 +112,22 @@ func (e *encoder) appendLine(dst []byte, m telegraf.Metric, now time.Time) ([]by
 	if t.After(latest) || e.maxFuture > 0 && t.Sub(now) > e.maxFuture {
 		return dst, errTooNew
 	}
-	tags, fields := m.TagList(), m.FieldList()
-	message := e.message(fields)
-	if e.count(len(tags)+len(fields), message != nil) > maxFields {
+	message := e.message(m.FieldList())
+	if e.count(len(m.TagList())+len(m.FieldList()), message != nil) > maxFields {
 		return dst, errTooManyFields
 	}
+	dst = e.render(dst, m, message)
+	if len(dst)-start > maxLineBytes {
+		return dst[:start], errLineTooLong
+	}
+	return dst, nil
+}
 
+// render appends the metric's line, whether the server would store it or not; message is the field that becomes _msg.
+func (e *encoder) render(dst []byte, m telegraf.Metric, message *telegraf.Field) []byte {
+	tags, fields := m.TagList(), m.FieldList()
 	dst = append(dst, `{"_time":`...)
-	dst = appendTime(dst, t)
+	dst = appendTime(dst, m.Time())
 	dst = append(dst, `,"_msg":`...)
 	name := e.quotedName(m.Name())
 	if message != nil {
@@ -137,11 +145,7 @@ func (e *encoder) appendLine(dst []byte, m telegraf.Metric, now time.Time) ([]by
 		dst = e.appendRenamed(dst, tags, fields, message)
 	}
 	dst = append(dst, e.extra...)
-	dst = append(dst, '}', '\n')
-	if len(dst)-start > maxLineBytes {
-		return dst[:start], errLineTooLong
-	}
-	return dst, nil
+	return append(dst, '}', '\n')
 }
 
 // count is how many fields the row has.

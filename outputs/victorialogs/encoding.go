@@ -2,9 +2,7 @@ package victorialogs
 
 import (
 	"bytes"
-	"compress/gzip"
 	"fmt"
-	"io"
 	"sync"
 
 	kgzip "github.com/klauspost/compress/gzip"
@@ -13,9 +11,8 @@ import (
 
 // encoding is how a batch's lines become a request's body, as content_encoding says. It may be used concurrently.
 type encoding struct {
-	name       string
-	compress   func(dst, lines []byte) []byte // appends to dst; nil for identity
-	decompress func(body []byte) ([]byte, error)
+	name     string
+	compress func(dst, lines []byte) []byte // appends to dst; nil for identity
 }
 
 // newEncoding returns the encoding of that name; at most so many batches are compressed at a time.
@@ -49,13 +46,6 @@ func (e *encoding) useGzip() {
 		_ = w.Close()
 		return out.Bytes()
 	}
-	e.decompress = func(body []byte) ([]byte, error) {
-		r, err := gzip.NewReader(bytes.NewReader(body))
-		if err != nil {
-			return nil, err
-		}
-		return io.ReadAll(r)
-	}
 }
 
 func (e *encoding) useZstd(concurrency int) error {
@@ -66,23 +56,7 @@ func (e *encoding) useZstd(concurrency int) error {
 		return fmt.Errorf("preparing zstd: %w", err)
 	}
 	e.compress = func(dst, lines []byte) []byte { return w.EncodeAll(lines, dst) }
-	e.decompress = func(body []byte) ([]byte, error) {
-		r, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1))
-		if err != nil {
-			return nil, err
-		}
-		defer r.Close()
-		return r.DecodeAll(body, nil)
-	}
 	return nil
-}
-
-// lines gives back the lines of a batch.
-func (e *encoding) lines(b *batch) ([]byte, error) {
-	if b.lines != nil {
-		return b.lines, nil
-	}
-	return e.decompress(b.body)
 }
 
 // buffers lends memory for lines and bodies. What was made huge by one burst is not kept.

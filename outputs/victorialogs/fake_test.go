@@ -253,16 +253,20 @@ func pending(r *rig) int64   { return r.stats.pendingMetrics.Get() }
 // requireBalance holds the ledger against its promise, and against what is really there. It must be quiet.
 func requireBalance(tb testing.TB, r *rig) {
 	tb.Helper()
-	require.Equal(tb, received(r), delivered(r)+rejected(r)+dropped(r)+pending(r),
-		"received %d, delivered %d, rejected %d, dropped %d, pending %d", received(r), delivered(r), rejected(r), dropped(r), pending(r))
+	recovered, onDisk := r.stats.recovered.Get(), r.stats.onDisk.Get()
+	require.Equal(tb, received(r)+recovered, delivered(r)+onDisk+rejected(r)+dropped(r)+pending(r),
+		"received %d, recovered %d, delivered %d, on disk %d, rejected %d, dropped %d, pending %d", received(r), recovered,
+		delivered(r), onDisk, rejected(r), dropped(r), pending(r))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.delivery.mu.Lock()
 	defer r.delivery.mu.Unlock()
 	held, size := 0, int64(0)
-	for _, b := range r.delivery.queue {
-		held += b.count
-		size += b.size()
+	for _, b := range slices.Concat(r.delivery.queue, r.delivery.refused) {
+		if b.home == nil {
+			held += b.count
+			size += b.size()
+		}
 	}
 	if r.open != nil {
 		held += r.open.count

@@ -34,8 +34,9 @@ func TestSelfMetrics(t *testing.T) {
 			}
 		}
 		require.Equal(t, []string{
-			"batches_retried", "batches_sent", "bytes_sent", "metrics_delivered", "metrics_received", "pending_bytes", "pending_metrics",
-			"request_time_ns",
+			"batches_restored", "batches_retried", "batches_sent", "bytes_sent", "dlq_bytes", "dlq_items", "dlq_metrics",
+			"dlq_oldest_age_ns", "dlq_quarantined", "metrics_delivered", "metrics_received", "metrics_recovered", "pending_bytes",
+			"pending_metrics", "possibly_doubled", "rejected_deleted", "request_time_ns",
 		}, sortedKeys(plain))
 		require.Equal(t, int64(1), plain["metrics_received"])
 		require.Equal(t, int64(1), plain["metrics_delivered"])
@@ -46,7 +47,8 @@ func TestSelfMetrics(t *testing.T) {
 		}
 		require.Equal(t, map[string][]string{
 			"metrics_rejected": {"line_too_long", "refused_by_server", "too_many_fields", "too_new", "too_old"},
-			"metrics_dropped":  {"max_pending", "shutdown"},
+			"metrics_dropped":  {"drop_oldest", "max_pending", "shutdown"},
+			"batches_dumped":   {"max_pending", "retry_budget", "server_away", "shutdown"},
 			"fields_repaired":  {"duplicate_name", "empty_name", "invalid_utf8", "long_name", "non_finite", "reserved_name"},
 		}, reasons)
 	})

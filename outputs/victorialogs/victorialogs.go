@@ -43,6 +43,7 @@ import (
 	"github.com/influxdata/telegraf/plugins/outputs"
 	"github.com/influxdata/telegraf/selfstat"
 
+	"github.com/edgetide/telegraf-victorialogs/internal/deadletter"
 	"github.com/edgetide/telegraf-victorialogs/internal/redact"
 	"github.com/edgetide/telegraf-victorialogs/internal/tlsconf"
 )
@@ -79,6 +80,7 @@ type VictoriaLogs struct {
 	NameOverride     string                    `toml:"name_override"`
 	NamePrefix       string                    `toml:"name_prefix"`
 	NameSuffix       string                    `toml:"name_suffix"`
+	DLQ              DeadLetterOptions         `toml:"dlq"`
 	proxy.HTTPProxy
 	telegraftls.ClientConfig
 
@@ -118,6 +120,7 @@ func New() *VictoriaLogs {
 		RetryBudget:      config.Duration(3 * time.Second),
 		MaxPending:       64 << 20,
 		MaxFuture:        config.Duration(48 * time.Hour),
+		DLQ:              defaultDeadLetters(),
 		closed:           true,
 	}
 }
@@ -173,6 +176,10 @@ func (v *VictoriaLogs) Init() error {
 		retryFirst:  time.Duration(v.RetryInitial),
 		retryMax:    time.Duration(v.RetryMax),
 		retryBudget: time.Duration(v.RetryBudget),
+		maxAge:      time.Duration(v.MaxAge),
+	}
+	if v.DLQ.Directory != "" {
+		v.delivery.dead = &deadLetters{options: v.DLQ, log: v.Log, stats: v.stats, load: v.load}
 	}
 	return nil
 }
@@ -231,6 +238,9 @@ func (v *VictoriaLogs) check() error {
 			return fmt.Errorf("%s = %d: must be from 0 to 4294967295", t.key, t.value)
 		}
 	}
+	if err := v.DLQ.check(); err != nil {
+		return err
+	}
 	return v.checkNames()
 }
 
@@ -275,10 +285,9 @@ func (v *VictoriaLogs) newTarget() (*target, error) {
 	case strings.Contains(base.Path, "/insert/"):
 		return nil, fmt.Errorf("url = %q: must be the base URL; /insert/jsonline is added", shown)
 	}
-	endpoint := base.JoinPath("/insert/jsonline")
-	endpoint.Path = "/" + strings.TrimPrefix(endpoint.Path, "/") // which JoinPath leaves out behind a bare host
+	route := deadletter.Route{Path: "/insert/jsonline", Encoding: v.ContentEncoding}
 	if len(v.StreamFields) > 0 {
-		endpoint.RawQuery = url.Values{"_stream_fields": {strings.Join(v.StreamFields, ",")}}.Encode()
+		route.Query = url.Values{"_stream_fields": {strings.Join(v.StreamFields, ",")}}.Encode()
 	}
 
 	header := http.Header{}
@@ -308,8 +317,10 @@ func (v *VictoriaLogs) newTarget() (*target, error) {
 	}
 	header.Set("User-Agent", "telegraf-victorialogs")
 	if v.AccountID != 0 || v.ProjectID != 0 {
-		header.Set("AccountID", strconv.FormatInt(v.AccountID, 10))
-		header.Set("ProjectID", strconv.FormatInt(v.ProjectID, 10))
+		route.AccountID = strconv.FormatInt(v.AccountID, 10)
+		route.ProjectID = strconv.FormatInt(v.ProjectID, 10)
+		header.Set("AccountID", route.AccountID)
+		header.Set("ProjectID", route.ProjectID)
 	}
 	if !v.BearerToken.Empty() && !v.Username.Empty() {
 		return nil, errors.New("bearer_token: must not be set beside username; the server takes one of them")
@@ -337,7 +348,8 @@ func (v *VictoriaLogs) newTarget() (*target, error) {
 		return nil, err
 	}
 	t := &target{
-		url:    endpoint,
+		base:   base,
+		route:  route,
 		header: header,
 		transport: &http.Transport{
 			Proxy:               proxied,
@@ -350,6 +362,7 @@ func (v *VictoriaLogs) newTarget() (*target, error) {
 			ForceAttemptHTTP2:   true,
 		},
 	}
+	t.url = t.endpoint(route)
 	if !v.Username.Empty() || !v.BearerToken.Empty() || len(v.Headers) > 0 {
 		t.authorize = v.authorize
 	}
@@ -413,14 +426,29 @@ func text(secret *config.Secret) (string, error) {
 	return value.String(), nil
 }
 
-// Connect starts delivery. A server that is away is no error here: batches wait for it.
+// load is the share of max_pending that is in use.
+func (v *VictoriaLogs) load() float64 {
+	return float64(v.stats.pendingBytes.Get()) / float64(v.MaxPending)
+}
+
+// Connect takes the directory of the dead letters and starts delivery. A server that is away is no error here: batches wait
+// for it.
 func (v *VictoriaLogs) Connect() error {
+	dead := v.delivery.dead
+	if dead == nil {
+		v.Log.Warn("dlq: no directory is set: what cannot be delivered waits in memory, and is lost with the process")
+	} else if err := dead.open(v.delivery.restore); err != nil {
+		return err
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.closed = false
 	v.stop = make(chan struct{})
 	v.gap = time.NewTimer(time.Hour)
 	v.delivery.start()
+	if dead != nil {
+		dead.restorer.Start()
+	}
 	v.watching.Go(v.watchGap)
 	return nil
 }
@@ -440,14 +468,30 @@ func (v *VictoriaLogs) Add(m telegraf.Metric) {
 	dropped, err := v.append(m, now)
 	if err != nil {
 		v.logRejected(m, now, err)
+		dropped = v.refuse(m, now, err)
 	}
 	v.mu.Unlock()
-
-	if err != nil {
-		v.stats.rejected[err.Error()].Incr(1)
-		m.Drop() // not Reject: it would come again, and be no better
-	}
 	v.reject(dropped, droppedMaxPending)
+}
+
+// refuse sets a metric aside that VictoriaLogs would not store.
+func (v *VictoriaLogs) refuse(m telegraf.Metric, now time.Time, reason error) (dropped []*batch) {
+	if v.delivery.dead == nil {
+		v.stats.rejected[reason.Error()].Incr(1)
+		m.Drop() // not Reject: it would come again, and be no better
+		return nil
+	}
+	b := &batch{
+		lines: v.encoder.render(nil, m, v.encoder.message(m.FieldList())), count: 1, opened: now, last: now, first: m.Time(), newest: m.Time(),
+		refusal: &refusal{reason: reason.Error()},
+	}
+	v.encoder.takeRepairs(func(repair, int64) {})
+	if _, waits := m.(telegraf.TrackingMetric); waits {
+		b.tracked = []tracked{{metric: m}}
+	}
+	v.stats.pendingMetrics.Incr(1)
+	v.stats.pendingBytes.Incr(b.size())
+	return v.delivery.enqueue(b)
 }
 
 // append puts the metric into the open batch, and closes that when it is full.
@@ -473,6 +517,13 @@ func (v *VictoriaLogs) append(m telegraf.Metric, now time.Time) (dropped []*batc
 	}
 	b.lines = lines
 	b.last = now
+	t := m.Time()
+	if b.count == 0 || t.After(b.newest) {
+		b.newest = t
+	}
+	if b.count == 0 || t.Before(b.first) {
+		b.first = t
+	}
 	if b.count == 0 {
 		b.opened = now
 		v.open = b
@@ -544,7 +595,11 @@ func (v *VictoriaLogs) reject(batches []*batch, reason string) (metrics int) {
 		metrics += b.count
 		v.stats.dropped[reason].Incr(int64(b.count))
 		v.stats.pendingMetrics.Incr(-int64(b.count))
-		b.reject()
+		if b.refusal != nil {
+			b.drop() // it would come again, and be no better
+		} else {
+			b.reject()
+		}
 	}
 	return metrics
 }
@@ -593,13 +648,23 @@ func (v *VictoriaLogs) Close() error {
 	v.gap.Stop()
 	v.reject(dropped, droppedMaxPending)
 
+	dead := v.delivery.dead
+	if dead != nil {
+		dead.stopRestoring()
+	}
 	left := v.delivery.close()
+	if dead != nil {
+		if err := dead.close(); err != nil {
+			v.Log.Errorf("Closing the dead letters: %v", err)
+		}
+	}
 	if lost := v.reject(left, droppedShutdown); lost > 0 {
 		v.Log.Errorf("Closing with %d metrics in %d batches undelivered; their inputs were told, and those that can will "+
 			"send them again", lost, len(left))
 	}
-	v.Log.Infof("Closed: %d metrics received, %d delivered, %d rejected, %d dropped", v.stats.received.Get(),
-		v.stats.delivered.Get(), sum(v.stats.rejected), sum(v.stats.dropped))
+	v.Log.Infof("Closed. Metrics: %d received + %d recovered from disk = %d delivered + %d on disk + %d rejected + %d dropped + "+
+		"%d in memory", v.stats.received.Get(), v.stats.recovered.Get(), v.stats.delivered.Get(), v.stats.onDisk.Get(),
+		sum(v.stats.rejected), sum(v.stats.dropped), v.stats.pendingMetrics.Get())
 	return nil
 }
 
