@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -128,6 +129,10 @@ func (a *appender) appendDurable(ctx context.Context, item []byte) error {
 func (a *appender) put(ctx context.Context, item []byte, waiter chan<- error) (Position, error) {
 	if len(item) > MaxItemSize {
 		return 0, fmt.Errorf("dlq: %w: %d bytes", ErrTooLarge, len(item))
+	}
+	// With its dump's headers and its block's, and those of the footer, which no quota keeps out.
+	if most := a.disk.o.MaxSize; most > 0 && int64(len(item))+maxHeaders+blockHeader+binary.MaxVarintLen64 > most {
+		return 0, fmt.Errorf("dlq: %w: %d bytes do not fit into MaxSize = %d", ErrTooLarge, len(item), most)
 	}
 	a.mu.Lock()
 	for a.waiting >= a.room() && !a.closing {
@@ -358,10 +363,14 @@ func (a *appender) write(blocks []*openBlock) (written int, err error) {
 		err := a.disk.reserve(int64(len(stored)))
 		if errors.Is(err, ErrFull) && a.disk.o.OnFull == DropOldest && a.dump.items > 0 {
 			// This dump is all that there is: what is in it must give way to what comes.
-			if err := errors.Join(a.makeDurable(), a.finish(ReasonSize)); err != nil {
-				return i, err
+			err = a.makeDurable()
+			if err == nil {
+				err = a.finish(ReasonSize)
 			}
-			if err := a.begin(); err != nil {
+			if err == nil {
+				err = a.begin()
+			}
+			if err != nil {
 				return i, err
 			}
 			stored = a.stored(b)
@@ -433,7 +442,7 @@ func (a *appender) begin() error {
 	if err != nil {
 		return fmt.Errorf("making dump %d: %w", d.sequence, err)
 	}
-	h := encodeHeader(header{sequence: d.sequence, created: d.created, version: a.disk.o.Version})
+	h := encodeHeader(a.disk.header(d))
 	h = append(h, h...)
 	if err = a.disk.reserve(int64(len(h))); err == nil {
 		if _, err = f.Write(h); err == nil {
@@ -450,6 +459,10 @@ func (a *appender) begin() error {
 	d.durable.length = uint64(d.length) //nolint:gosec // a length
 	a.dump = d
 	return nil
+}
+
+func (d *Disk) header(o *openDump) header {
+	return header{sequence: o.sequence, created: o.created, version: d.o.Version}
 }
 
 var errNotDurable = errors.New("fdatasync failed")
@@ -485,7 +498,7 @@ func (a *appender) finish(reason Reason) error {
 	}
 	foot := d.durable
 	foot.reason = reason
-	b := appendFooter(nil, foot)
+	b := appendTail(nil, a.disk.header(d), foot)
 	if _, err := d.file.Write(b); err != nil {
 		return fmt.Errorf("sealing dump %d: %w", d.sequence, err)
 	}
@@ -495,6 +508,7 @@ func (a *appender) finish(reason Reason) error {
 	a.dump = nil
 	err := errors.Join(d.file.Close(), a.disk.publishFile(d.sequence, openSuffix))
 	if err != nil {
+		a.disk.release(d.length) // which the salvage counts again
 		a.disk.salvageLater(d.sequence)
 		return fmt.Errorf("sealing dump %d: %w", d.sequence, err)
 	}
@@ -519,6 +533,9 @@ func (a *appender) abandon(left []*openBlock, cause error) {
 	a.disk.o.Metrics.Failed(cause)
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if errors.Is(cause, syscall.ENOSPC) {
+		cause = fmt.Errorf("%w: %w", ErrFull, cause)
+	}
 	if a.failure == nil {
 		a.disk.o.Logger.Error("cannot write dead letters; trying again until it works", "error", cause)
 	}

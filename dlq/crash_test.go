@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -29,6 +30,12 @@ type world struct {
 	delivered map[string]int
 	refused   int // errors
 	poison    func(item string) bool
+
+	// What must not come again, for tests in which nothing but a crash goes wrong.
+	current  []string        // delivered since a dump was opened
+	settled  map[string]bool // delivered before a Progress or a Remove that returned nil; nil: nobody asks
+	repeated []string        // settled, and delivered again
+	twice    int             // how many items may be delivered twice; 0 is no bound
 }
 
 func newWorld() *world {
@@ -43,6 +50,7 @@ func (w *world) clone() *world {
 	c.next, c.poison = w.next, w.poison
 	c.offered, c.taken, c.durable = maps.Clone(w.offered), maps.Clone(w.taken), maps.Clone(w.durable)
 	c.delivered = maps.Clone(w.delivered)
+	c.settled, c.repeated, c.twice = maps.Clone(w.settled), slices.Clone(w.repeated), w.twice
 	return c
 }
 
@@ -84,7 +92,49 @@ func (w *world) target(_ context.Context, data []byte) error {
 		return ErrPoison
 	}
 	w.delivered[string(data)]++
+	w.current = append(w.current, string(data))
+	if w.settled[string(data)] {
+		w.repeated = append(w.repeated, string(data[:11]))
+	}
 	return nil
+}
+
+// store is a Disk that is taken at its word: what was delivered before a Progress or a Remove that returned nil must not
+// come again, whatever happens then.
+type store struct {
+	*Disk
+	w *world
+}
+
+func (s store) Open(sequence uint64) (Reader, error) {
+	r, err := s.Disk.Open(sequence)
+	if err != nil {
+		return nil, err
+	}
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	s.w.current = nil
+	return reader{r, s.w}, nil
+}
+
+func (s store) Remove(sequence uint64) error { return s.w.settles(s.Disk.Remove(sequence)) }
+
+type reader struct {
+	Reader
+	w *world
+}
+
+func (r reader) Progress(delivered uint64) error { return r.w.settles(r.Reader.Progress(delivered)) }
+
+func (w *world) settles(err error) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err == nil && w.settled != nil {
+		for _, text := range w.current {
+			w.settled[text] = true
+		}
+	}
+	return err
 }
 
 // restore delivers all that is on a disk.
@@ -93,7 +143,7 @@ func (w *world) restore(m *memFS, o DiskOptions) error {
 	if err != nil {
 		return fmt.Errorf("opening: %w", err)
 	}
-	r, err := NewRestorer(d, DecodeBytes, w.target, RestorerOptions[[]byte]{Version: o.Version, CheckInterval: time.Millisecond})
+	r, err := NewRestorer(store{d, w}, DecodeBytes, w.target, RestorerOptions[[]byte]{Version: o.Version, CheckInterval: time.Millisecond})
 	if err != nil {
 		return err
 	}
@@ -169,6 +219,19 @@ func (w *world) check(m *memFS, o DiskOptions, gone map[string]bool) (faults []s
 			faults = append(faults, fmt.Sprintf("nobody gave %q", text[:min(len(text), 40)]))
 		}
 	}
+	twice := 0
+	for _, times := range w.delivered {
+		if times > 1 {
+			twice++
+		}
+	}
+	if w.twice > 0 && twice > w.twice {
+		faults = append(faults, fmt.Sprintf("%d items came twice", twice))
+	}
+	if len(w.repeated) > 0 {
+		faults = append(faults, fmt.Sprintf("%d items came again after their progress was durable: %s",
+			len(w.repeated), w.repeated[:min(len(w.repeated), 5)]))
+	}
 	return faults
 }
 
@@ -197,6 +260,7 @@ type scenario struct {
 	start func(t *testing.T) (*memFS, *world)
 	work  func(ctx context.Context, w *world, d *Disk)
 	drops bool // what it deletes may be missing
+	twice int  // how many items a crash may have delivered twice; 0 is no bound
 }
 
 func smallBlocks(o DiskOptions) DiskOptions {
@@ -256,7 +320,7 @@ func restoring(ctx context.Context, w *world, d *Disk) {
 			}
 			return w.target(ctx, data)
 		}
-		r, err := NewRestorer(d, DecodeBytes, target, RestorerOptions[[]byte]{Version: "1", CheckInterval: time.Microsecond})
+		r, err := NewRestorer(store{d, w}, DecodeBytes, target, RestorerOptions[[]byte]{Version: "1", CheckInterval: time.Microsecond})
 		if err != nil {
 			panic(err)
 		}
@@ -266,6 +330,42 @@ func restoring(ctx context.Context, w *world, d *Disk) {
 			return
 		}
 	}
+}
+
+// longDumps is a disk with two dumps that take a slow target several times progressEvery.
+func longDumps(t *testing.T) (*memFS, *world) {
+	t.Helper()
+	m, w := newMemFS(), newWorld()
+	d, err := openDisk("mem", m, smallBlocks(DiskOptions{Version: "1"}))
+	require.NoError(t, err)
+	for range 2 {
+		for range 24 {
+			require.True(t, w.put(t.Context(), d))
+		}
+		require.True(t, w.sync(t.Context(), d))
+		require.NoError(t, d.Seal(t.Context(), ReasonSize))
+	}
+	require.NoError(t, d.Close())
+	return m.clone(), w
+}
+
+const slowly = 30 * time.Millisecond
+
+// restoringSlowly notes progress every fourth item.
+func restoringSlowly(ctx context.Context, w *world, d *Disk) {
+	m, _ := d.fs.(*memFS)
+	target := func(ctx context.Context, data []byte) error {
+		pause(ctx, slowly)
+		if m.died() {
+			return errDead
+		}
+		return w.target(ctx, data)
+	}
+	r, err := NewRestorer(store{d, w}, DecodeBytes, target, RestorerOptions[[]byte]{Version: "1"})
+	if err != nil {
+		panic(err)
+	}
+	_ = r.Drain(ctx) // an error is counted by what arrives
 }
 
 func dropping(ctx context.Context, w *world, d *Disk) {
@@ -332,24 +432,29 @@ func scenarios() []scenario {
 		{name: "writing", o: smallBlocks(DiskOptions{Version: "1"}), start: emptyDisk, work: writing},
 		{name: "writing compressed", o: smallBlocks(DiskOptions{Version: "1", Compress: true}), start: emptyDisk, work: writing},
 		{name: "restoring", o: smallBlocks(DiskOptions{Version: "1"}), start: someDumps, work: restoring},
+		{name: "restoring slowly", o: smallBlocks(DiskOptions{Version: "1"}), start: longDumps, work: restoringSlowly, twice: int(progressEvery/slowly) + 1},
 		{name: "dropping", o: smallBlocks(DiskOptions{Version: "1", MaxSize: 14 << 10, OnFull: DropOldest}), start: emptyDisk, work: dropping, drops: true},
 		{name: "salvaging", o: smallBlocks(DiskOptions{Version: "1"}), start: openDumps, work: restoring},
 	}
 }
 
-// run does the work of a scenario on a disk, until the end or until the process dies.
-func (s scenario) run(m *memFS, w *world) {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	d, err := openDisk("mem", m, s.o)
-	if err != nil {
-		w.refused++
-		return
-	}
-	s.work(ctx, w, d)
-	if d.Close() == nil {
-		w.settle()
-	}
+// run does the work of a scenario on a disk, until the end or until the process dies. Its clock is its own, so that progress
+// is noted at the same places each time.
+func (s scenario) run(t *testing.T, m *memFS, w *world) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		d, err := openDisk("mem", m, s.o)
+		if err != nil {
+			w.refused++
+			return
+		}
+		s.work(ctx, w, d)
+		if d.Close() == nil {
+			w.settle()
+		}
+	})
 }
 
 // settle is told that Close returned nil: all that was taken is durable.
@@ -366,9 +471,10 @@ func (s scenario) crashes(t *testing.T, set func(*memFS)) (tried int, faults []s
 	start, before := s.start(t)
 	for n := 1; ; n++ {
 		m, w := start.clone(), before.clone()
+		w.settled, w.twice = make(map[string]bool), s.twice
 		set(m)
 		m.crashAt = n
-		s.run(m, w)
+		s.run(t, m, w)
 		for _, k := range allKept {
 			tried++
 			for _, fault := range w.check(m.after(k), s.o, s.gone(m)) {
@@ -455,7 +561,7 @@ func TestCrashInRecovery(t *testing.T) {
 	for n := 1; ; n += 3 {
 		m, w := newMemFS(), newWorld()
 		m.crashAt = n
-		writing.run(m, w)
+		writing.run(t, m, w)
 		for _, k := range few[:3] {
 			again(fmt.Sprintf("writing, crash before operation %d, %s", n, k), m.after(k), w, writing.o, 1)
 		}
@@ -476,10 +582,16 @@ func failing(t *testing.T, wrong func(m *memFS, n int) (heal func(), hit func() 
 			var faults []string
 			for n := 1; ; n++ {
 				m, w := start.clone(), before.clone()
+				w.settled = make(map[string]bool)
 				heal, hit := wrong(m, n)
-				ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-				d, err := openDisk("mem", m, s.o)
-				if err == nil {
+				synctest.Test(t, func(t *testing.T) {
+					ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+					defer cancel()
+					defer heal()
+					d, err := openDisk("mem", m, s.o)
+					if err != nil {
+						return
+					}
 					s.work(ctx, w, d)
 					heal()
 					for range 3 {
@@ -493,9 +605,7 @@ func failing(t *testing.T, wrong func(m *memFS, n int) (heal func(), hit func() 
 					}
 					w.settle()
 					maps.Copy(w.durable, w.taken) // what was kept in memory, too
-				}
-				heal()
-				cancel()
+				})
 				tried++
 				for _, fault := range after(t, s, m, w) {
 					faults = append(faults, fmt.Sprintf("%s, operation %d: %s", s.name, n, fault))
@@ -628,7 +738,7 @@ func TestCrashAfterFailure(t *testing.T) {
 			m, w := newMemFS(), newWorld()
 			once(m, failed, syscall.EIO, func(op operation) bool { return op.kind == opSync })
 			m.crashAt = n
-			s.run(m, w)
+			s.run(t, m, w)
 			for _, k := range allKept {
 				tried++
 				for _, fault := range w.check(m.after(k), s.o, nil) {
@@ -650,6 +760,16 @@ func TestWithoutSyncTheSweepFindsLoss(t *testing.T) {
 	t.Logf("%d trials, %d faults", tried, len(faults))
 	require.Greater(t, len(faults), tried/10)
 	require.Contains(t, strings.Join(faults, "\n"), "durable items are lost")
+}
+
+func TestWithoutSyncTheSweepFindsRepetition(t *testing.T) {
+	all := scenarios()
+	s := all[slices.IndexFunc(all, func(s scenario) bool { return s.name == "restoring slowly" })]
+	tried, faults := s.crashes(t, func(m *memFS) { m.noSync = true })
+	t.Logf("%d trials, %d faults", tried, len(faults))
+	require.Greater(t, len(faults), tried/10)
+	require.Contains(t, strings.Join(faults, "\n"), "came again after their progress was durable")
+	require.Contains(t, strings.Join(faults, "\n"), "items came twice")
 }
 
 func TestWithoutSyncDirTheSweepFindsLoss(t *testing.T) {

@@ -53,11 +53,11 @@ func parseName(name string) (sequence uint64, suffix string, ok bool) {
 var (
 	// ErrLocked says that another process, or another Disk of this one, has the directory open.
 	ErrLocked = errors.New("the directory is in use")
-	// ErrFull says that an item was not taken since MaxSize, MinFree or the disk does not allow it.
+	// ErrFull says that an item is not durable, or not taken, since MaxSize, MinFree or the disk does not allow it.
 	ErrFull = errors.New("no room")
 	// ErrClosed says that the call came after Close.
 	ErrClosed = errors.New("closed")
-	// ErrTooLarge says that an item is larger than MaxItemSize.
+	// ErrTooLarge says that an item is larger than MaxItemSize, or than MaxSize allows.
 	ErrTooLarge = errors.New("the item is too large")
 )
 
@@ -75,9 +75,11 @@ const (
 type DiskOptions struct {
 	// Version is written into each dump; see RestorerOptions.Version. At most 255 bytes.
 	Version string
-	// MaxSize bounds all dumps together, in bytes on disk; 0 is no bound.
+	// MaxSize bounds all dumps together, in bytes on disk, those in quarantine excepted; 0 is no bound. An item that cannot
+	// fit is refused with ErrTooLarge.
 	MaxSize int64
-	// MaxAge is how old a dump may become before it is removed and counted as dropped; 0 is no bound.
+	// MaxAge is how old a dump may become before it is removed and counted as dropped; 0 is no bound. It is looked at
+	// whenever Dumps is called, which a Restorer does at each check.
 	MaxAge time.Duration
 	// MinFree is how many bytes must stay free on the file system; 0 is no bound.
 	MinFree int64
@@ -149,7 +151,11 @@ type Disk struct {
 	size   int64  // of all dumps, the open one included
 	leased map[uint64]bool
 	seen   map[uint64]uint64 // how many items a reader has found in a dump
+	unread map[uint64]bool   // dumps that could not be opened, which was logged
 	closed bool
+
+	closing sync.Once
+	noting  sync.RWMutex // held while progress is written, and while Close ends that
 
 	unsalvaged []uint64 // dumps that were not sealed and could not be salvaged when the directory was opened
 }
@@ -221,7 +227,7 @@ func makeDir(dir string) error {
 }
 
 func openDisk(dir string, fsys fileSystem, o DiskOptions) (*Disk, error) {
-	d := &Disk{dir: dir, fs: fsys, o: o, leased: make(map[uint64]bool), seen: make(map[uint64]uint64)}
+	d := &Disk{dir: dir, fs: fsys, o: o, leased: make(map[uint64]bool), seen: make(map[uint64]uint64), unread: make(map[uint64]bool)}
 	if err := fsys.Mkdir(quarantineDir); err != nil {
 		return nil, fmt.Errorf("dlq: %w", err)
 	}
@@ -236,18 +242,18 @@ func openDisk(dir string, fsys fileSystem, o DiskOptions) (*Disk, error) {
 }
 
 // Close makes durable what was appended, seals the open dump, and gives the directory back. It may be called again.
-func (d *Disk) Close() error {
-	d.mu.Lock()
-	if d.closed {
+func (d *Disk) Close() (err error) {
+	d.closing.Do(func() {
+		d.noting.Lock()
+		d.mu.Lock()
+		d.closed = true
 		d.mu.Unlock()
-		return nil
-	}
-	d.closed = true
-	d.mu.Unlock()
-	err := d.appender.close()
-	if d.unlock != nil {
-		err = errors.Join(err, d.unlock())
-	}
+		d.noting.Unlock()
+		err = d.appender.close()
+		if d.unlock != nil {
+			err = errors.Join(err, d.unlock())
+		}
+	})
 	return err
 }
 
@@ -347,30 +353,43 @@ func (d *Disk) report() {
 // reserve makes room for so many bytes, or says why there is none. They count as used from then on.
 func (d *Disk) reserve(bytes int64) error {
 	for {
-		reason, err := d.tryReserve(bytes)
-		if err == nil || d.o.OnFull != DropOldest || !d.dropOldest(reason) {
+		reason, lack, err := d.tryReserve(bytes)
+		if err == nil || d.o.OnFull != DropOldest || d.droppable() < lack || !d.dropOldest(reason) {
 			return err
 		}
 	}
 }
 
-func (d *Disk) tryReserve(bytes int64) (reason string, err error) {
+// droppable is how many bytes dropping all that nobody reads would free.
+func (d *Disk) droppable() (size int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, i := range d.dumps {
+		if !d.leased[i.Sequence] {
+			size += i.Size
+		}
+	}
+	return size
+}
+
+// tryReserve says how many bytes are lacking, when some are.
+func (d *Disk) tryReserve(bytes int64) (reason string, lack int64, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.o.MaxSize > 0 && d.size+bytes > d.o.MaxSize {
-		return "max_size", fmt.Errorf("%w: %d of MaxSize = %d bytes are used", ErrFull, d.size, d.o.MaxSize)
+		return "max_size", d.size + bytes - d.o.MaxSize, fmt.Errorf("%w: %d of MaxSize = %d bytes are used", ErrFull, d.size, d.o.MaxSize)
 	}
 	if d.o.MinFree > 0 {
 		free, err := d.fs.Free()
 		if err != nil {
-			return "", fmt.Errorf("asking for free space: %w", err)
+			return "", 0, fmt.Errorf("asking for free space: %w", err)
 		}
 		if free-bytes < d.o.MinFree {
-			return "min_free", fmt.Errorf("%w: %d bytes are free, and MinFree = %d must stay so", ErrFull, free, d.o.MinFree)
+			return "min_free", d.o.MinFree - (free - bytes), fmt.Errorf("%w: %d bytes are free, and MinFree = %d must stay so", ErrFull, free, d.o.MinFree)
 		}
 	}
 	d.size += bytes
-	return "", nil
+	return "", 0, nil
 }
 
 // release gives bytes back that were reserved and are not, or no longer, used.
@@ -411,7 +430,8 @@ func (d *Disk) claim(which func(Info) bool) (Info, bool) {
 
 // drop removes a dump that was not restored, and counts what it held.
 func (d *Disk) drop(i Info, reason string) error {
-	left := i.Items - min(i.Items, d.progress(i.Sequence).delivered)
+	progress, _ := d.progress(i.Sequence) // without it all items count
+	left := i.Items - min(i.Items, progress.delivered)
 	d.tellDropping(i)
 	if err := d.remove(i.Sequence); err != nil {
 		d.unlease(i.Sequence)
@@ -457,9 +477,11 @@ func (d *Disk) remove(sequence uint64) error {
 		return fmt.Errorf("dlq: removing dump %d: %w", sequence, err)
 	}
 	d.forget(sequence)
-	err := d.fs.SyncDir(".")                            // first, so that no crash brings back the dump without its progress
+	if err := d.fs.SyncDir("."); err != nil { // first, so that no crash brings back the dump without its progress
+		return err
+	}
 	_ = d.fs.Remove(fileName(sequence, progressSuffix)) // without its dump it says nothing; recovery removes it, too
-	return err
+	return nil
 }
 
 func (d *Disk) checkOpen() error {
@@ -517,7 +539,8 @@ func (d *Disk) QuarantineItems(info Info, reason string, items [][]byte) error {
 		return err
 	}
 	sequence := d.appender.take()
-	h := encodeHeader(header{sequence: sequence, created: time.Now(), version: info.Version})
+	head := header{sequence: sequence, created: time.Now(), version: info.Version}
+	h := encodeHeader(head)
 	content := append(h, h...)
 	foot := footer{reason: info.Reason}
 	for _, item := range items {
@@ -530,7 +553,7 @@ func (d *Disk) QuarantineItems(info Info, reason string, items [][]byte) error {
 		foot.bytes += uint64(len(item))
 	}
 	foot.length = uint64(len(content))
-	content = appendFooter(content, foot)
+	content = appendTail(content, head, foot)
 	name := path.Join(quarantineDir, fileName(sequence, dumpSuffix))
 	text := fmt.Sprintf("%s (from dump %d)", reason, info.Sequence)
 	err := d.writeWhole(name+reasonSuffix, []byte(text+"\n"))
@@ -625,7 +648,10 @@ func (d *Disk) openDump(info Info) (*diskReader, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	progress := d.progress(info.Sequence)
+	progress, err := d.progress(info.Sequence)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("dlq: progress of dump %d: %w", info.Sequence, err), f.Close())
+	}
 	return &diskReader{
 		disk: d, info: info, progress: progress, skip: progress.delivered,
 		scanner: scanner{file: f, sequence: info.Sequence, at: begin, end: end},
@@ -638,6 +664,7 @@ type diskReader struct {
 	info     Info
 	scanner  scanner
 	progress checkpoint
+	named    bool   // the name of the progress file is durable
 	skip     uint64 // items that were delivered in an earlier life
 	seen     uint64
 }
@@ -684,8 +711,22 @@ func (r *diskReader) Damage() error {
 
 // Progress notes that all items below so many were delivered.
 func (r *diskReader) Progress(delivered uint64) error {
+	r.disk.noting.RLock()
+	defer r.disk.noting.RUnlock()
+	if err := r.disk.checkOpen(); err != nil {
+		return err // another Disk may have the directory
+	}
 	r.progress = checkpoint{turn: r.progress.turn + 1, delivered: delivered}
-	return r.disk.writeProgress(r.info.Sequence, r.progress)
+	if err := r.disk.writeProgress(r.info.Sequence, r.progress); err != nil {
+		return err
+	}
+	if !r.named { // the file may be new
+		if err := r.disk.fs.SyncDir("."); err != nil {
+			return fmt.Errorf("dlq: progress of dump %d: %w", r.info.Sequence, err)
+		}
+		r.named = true
+	}
+	return nil
 }
 
 // Close lets the dump be dropped again.
@@ -694,15 +735,22 @@ func (r *diskReader) Close() error {
 	return r.scanner.file.Close()
 }
 
-func (d *Disk) progress(sequence uint64) checkpoint {
+// progress reads how much of a dump was delivered, which is nothing when nothing says so.
+func (d *Disk) progress(sequence uint64) (checkpoint, error) {
 	f, err := d.fs.Open(fileName(sequence, progressSuffix), false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return checkpoint{}, nil
+	}
 	if err != nil {
-		return checkpoint{}
+		return checkpoint{}, err
 	}
 	b := make([]byte, 2*checkpointSlot)
-	n, _ := f.ReadAt(b, 0) // a short one has what it has
-	_ = f.Close()
-	return parseCheckpoint(b[:n], sequence)
+	n, err := f.ReadAt(b, 0)
+	_ = f.Close()                              // it was read only
+	if err != nil && !errors.Is(err, io.EOF) { // a short one has what it has
+		return checkpoint{}, err
+	}
+	return parseCheckpoint(b[:n], sequence), nil
 }
 
 func (d *Disk) writeProgress(sequence uint64, c checkpoint) error {
@@ -715,10 +763,7 @@ func (d *Disk) writeProgress(sequence uint64, c checkpoint) error {
 	if err == nil {
 		err = f.Sync()
 	}
-	if err = errors.Join(err, f.Close()); err == nil && c.turn == 1 {
-		err = d.fs.SyncDir(".") // the file is new
-	}
-	if err != nil {
+	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("dlq: progress of dump %d: %w", sequence, err)
 	}
 	return nil
@@ -744,17 +789,46 @@ func bounds(f file, sequence uint64) (begin, end int64, err error) {
 	case err != nil:
 		return 0, 0, err
 	}
-	return begin, int64(foot.length), nil //nolint:gosec // compared with the file's size
+	end = int64(foot.length) //nolint:gosec // compared with the file's size
+	if _, n, err := readTail(f, end); err == nil {
+		end -= int64(n)
+	}
+	return begin, end, nil
 }
 
-// readHeader returns the header and where the blocks begin.
+// readTail returns the header in front of the footer, which begins at end, and its length.
+func readTail(f file, end int64) (h header, n int, err error) {
+	const most = headerFixed + maxVersion + 4
+	b := make([]byte, min(end, most))
+	if _, err := f.ReadAt(b, end-int64(len(b))); err != nil && !errors.Is(err, io.EOF) {
+		return h, 0, err
+	}
+	h, begin, ok := findTail(b)
+	if !ok {
+		return h, 0, fmt.Errorf("%w: no header before the footer", errDamaged)
+	}
+	return h, len(b) - begin, nil
+}
+
+// readHeader returns the header and where the blocks begin; 0 when both headers at the beginning are damaged.
 func readHeader(f file, size int64) (header, int64, error) {
 	b := make([]byte, min(size, maxHeaders))
 	if _, err := f.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
 		return header{}, 0, err
 	}
 	h, end, err := findHeader(b)
-	return h, int64(end), err
+	if err == nil {
+		return h, int64(end), nil
+	}
+	foot, ferr := readFooter(f, size)
+	if ferr != nil {
+		return h, 0, err
+	}
+	h, _, terr := readTail(f, int64(foot.length)) //nolint:gosec // compared with the file's size
+	if terr != nil {
+		return h, 0, err
+	}
+	return h, 0, nil
 }
 
 func readFooter(f file, size int64) (footer, error) {

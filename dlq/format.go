@@ -11,7 +11,7 @@ import (
 
 // The bytes of a dump. All numbers are little-endian, all sums CRC-32C (Castagnoli).
 //
-//	dump   = header header block* [footer]    without a footer it is not sealed
+//	dump   = header header block* [header footer]    without a footer it is not sealed
 //
 //	header = "dlqdump1" | u16 version length | u16 zero | u64 sequence | i64 created, Unix ns | version | u32 CRC of all before
 //	block  = "DLQB" | u32 codec | u32 stored length | u32 raw length | u32 items | u64 sequence | u64 first item
@@ -20,8 +20,8 @@ import (
 //
 // The stored bytes of a block are its raw bytes, or those compressed, as codec says. Raw bytes are items, each a uvarint
 // length and so many bytes. "First item" counts from the dump's first item, 0. A block's place is in its sum, but not in
-// the file, so that an item which holds the bytes of a block is never taken for one. The header stands there twice, so that
-// damage to one of them does not cost the dump its version.
+// the file, so that an item which holds the bytes of a block is never taken for one. The header stands there three times, so
+// that damage to one of them, or to a sector, does not cost the dump its version.
 const (
 	headerMagic = "dlqdump1"
 	blockMagic  = "DLQB"
@@ -168,6 +168,23 @@ type footer struct {
 	items  uint64
 	bytes  uint64 // of items, without their lengths
 	length uint64 // of the file before the footer
+}
+
+// appendTail appends what seals a dump: the header once more, and the footer, whose length is that of the file so far.
+func appendTail(dst []byte, h header, f footer) []byte {
+	b := encodeHeader(h)
+	f.length += uint64(len(b))
+	return appendFooter(append(dst, b...), f)
+}
+
+// findTail finds the header that ends where b does, in front of the footer.
+func findTail(b []byte) (h header, begin int, ok bool) {
+	for begin = bytes.LastIndex(b, []byte(headerMagic)); begin >= 0; begin = bytes.LastIndex(b[:begin], []byte(headerMagic)) {
+		if h, n, err := parseHeader(b[begin:]); err == nil && begin+n == len(b) {
+			return h, begin, true
+		}
+	}
+	return h, 0, false
 }
 
 func appendFooter(dst []byte, f footer) []byte {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 )
 
@@ -22,7 +23,7 @@ type fileSystem interface {
 	Remove(name string) error
 	// Mkdir makes a directory; one that is there is no error.
 	Mkdir(name string) error
-	// List returns the files of a directory, in the order of their names.
+	// List returns what is in a directory, in the order of the names.
 	List(dir string) ([]fileInfo, error)
 	// SyncDir makes what was created, renamed and removed in the directory durable.
 	SyncDir(dir string) error
@@ -32,6 +33,7 @@ type fileSystem interface {
 
 type fileInfo struct {
 	name    string // without the directory
+	odd     bool   // it is no file
 	size    int64
 	changed time.Time
 }
@@ -70,6 +72,9 @@ func (o osFS) Open(name string, create bool) (file, error) {
 		flags |= os.O_CREATE
 	}
 	f, err := os.OpenFile(o.path(name), flags, fileMode)
+	if !create && (errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS)) { // restoring only reads
+		f, err = os.Open(o.path(name))
+	}
 	return osFile{f}, err
 }
 
@@ -93,9 +98,6 @@ func (o osFS) List(dir string) ([]fileInfo, error) {
 	}
 	infos := make([]fileInfo, 0, len(entries))
 	for _, entry := range entries {
-		if !entry.Type().IsRegular() {
-			continue
-		}
 		info, err := entry.Info()
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed meanwhile
@@ -103,7 +105,9 @@ func (o osFS) List(dir string) ([]fileInfo, error) {
 		if err != nil {
 			return nil, err
 		}
-		infos = append(infos, fileInfo{name: entry.Name(), size: info.Size(), changed: info.ModTime()})
+		infos = append(infos, fileInfo{
+			name: entry.Name(), odd: !entry.Type().IsRegular(), size: info.Size(), changed: info.ModTime(),
+		})
 	}
 	return infos, nil
 }

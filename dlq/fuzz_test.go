@@ -2,6 +2,7 @@ package dlq
 
 import (
 	"bytes"
+	"context"
 	"runtime"
 	"testing"
 	"time"
@@ -115,7 +116,7 @@ func FuzzRecover(f *testing.F) {
 		require.NoError(t, err)
 		require.LessOrEqual(t, len(dumps), 2)
 		migrate := func(_ string, data []byte) ([]byte, error) { return data, nil }
-		r, err := NewRestorer(d, DecodeBytes, (&discard{}).target, RestorerOptions[[]byte]{Migrate: migrate, CheckInterval: time.Hour})
+		r, err := NewRestorer(d, DecodeBytes, func(context.Context, []byte) error { return nil }, RestorerOptions[[]byte]{Migrate: migrate, CheckInterval: time.Hour})
 		require.NoError(t, err)
 		require.NoError(t, r.Drain(t.Context()))
 		dumps, err = d.Dumps()

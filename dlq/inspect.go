@@ -70,7 +70,7 @@ func listFiles(dir, sub string) (found []File, err error) {
 	}
 	for _, info := range infos {
 		sequence, suffix, ok := parseName(info.name)
-		if !ok || suffix != dumpSuffix && suffix != openSuffix && (sub == "." || strings.HasSuffix(suffix, reasonSuffix)) {
+		if !ok || info.odd || suffix != dumpSuffix && suffix != openSuffix && (sub == "." || strings.HasSuffix(suffix, reasonSuffix)) {
 			continue
 		}
 		f := File{Name: path.Join(sub, info.name), dir: dir}
@@ -83,7 +83,8 @@ func listFiles(dir, sub string) (found []File, err error) {
 			f.State = StateOpen
 		default:
 			f.State = StateSealed
-			f.Delivered = (&Disk{fs: fsys}).progress(sequence).delivered
+			progress, _ := (&Disk{fs: fsys}).progress(sequence) // it may be written just now
+			f.Delivered = progress.delivered
 		}
 		if err := f.describe(); errors.Is(err, fs.ErrNotExist) {
 			continue // removed, sealed or set aside while we looked
@@ -175,6 +176,10 @@ func (r *FileReader) checkHeaders(file file) (header, error) {
 			r.fault("its version is not known: %w", err)
 		}
 		return h, err
+	}
+	if end == 0 {
+		r.fault("both headers at its beginning are damaged; the one at its end is whole")
+		return h, nil
 	}
 	b := make([]byte, end)
 	if _, err := file.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {

@@ -1,6 +1,7 @@
 package dlq
 
 import (
+	"flag"
 	"os"
 	"testing"
 
@@ -12,6 +13,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv("DLQ_TEST_CHILD"); dir != "" {
 		child(dir)
 		return
+	}
+	if err := flag.Set("rapid.checks", "1000"); err != nil { // 1 ms each; what the command line says prevails
+		panic(err)
 	}
 	goleak.VerifyTestMain(m)
 }

@@ -31,6 +31,7 @@ type Queue[T any] struct {
 	since  time.Time
 	timer  *time.Timer
 	closed bool
+	sealed bool // after it was closed
 
 	stop  context.Context
 	halt  context.CancelFunc
@@ -119,7 +120,7 @@ func (q *Queue[T]) grow(bytes int64) (full bool) {
 		q.timer.Reset(q.o.FlushInterval)
 	}
 	q.bytes += max(bytes, 1)
-	if q.bytes < q.o.Capacity {
+	if q.bytes < q.o.Capacity && !q.closed { // Close may have sealed without this item
 		return false
 	}
 	q.bytes = 0
@@ -170,10 +171,11 @@ func (q *Queue[T]) Flush(ctx context.Context) error {
 	return q.writer.Seal(ctx, ReasonForced)
 }
 
-// Close seals the open dump and ends the queue, but not its writer. It may be called again, which does nothing.
+// Close seals the open dump and ends the queue, but not its writer. It may be called again, which does nothing unless the
+// dump could not be sealed.
 func (q *Queue[T]) Close(ctx context.Context) error {
 	q.mu.Lock()
-	if q.closed {
+	if q.sealed {
 		q.mu.Unlock()
 		return nil
 	}
@@ -182,5 +184,9 @@ func (q *Queue[T]) Close(ctx context.Context) error {
 	q.mu.Unlock()
 	q.halt()
 	q.ended.Wait()
-	return q.writer.Seal(ctx, ReasonForced)
+	err := q.writer.Seal(ctx, ReasonForced)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.sealed = err == nil
+	return err
 }

@@ -80,6 +80,43 @@ func modes(t *testing.T, dir string) {
 	}))
 }
 
+// TestOpenDiskMakesDirectories has more than one directory to make, and one that is there in another that cannot be listed.
+func TestOpenDiskMakesDirectories(t *testing.T) {
+	base := t.TempDir()
+	open := func(t *testing.T, dir string) {
+		t.Helper()
+		d, err := OpenDisk(dir, DiskOptions{})
+		require.NoError(t, err)
+		require.NoError(t, d.Close())
+	}
+	t.Run("nested", func(t *testing.T) {
+		open(t, filepath.Join(base, "a", "b", "c"))
+		modes(t, filepath.Join(base, "a"))
+	})
+	t.Run("relative", func(t *testing.T) {
+		t.Chdir(base)
+		open(t, filepath.Join("d", "e"))
+		open(t, "f")
+	})
+	t.Run("the parent cannot be read", func(t *testing.T) {
+		parent := filepath.Join(base, "parent")
+		dir := filepath.Join(parent, "dir")
+		require.NoError(t, os.MkdirAll(dir, dirMode))
+		require.NoError(t, os.Chmod(parent, 0o311))
+		t.Cleanup(func() { _ = os.Chmod(parent, dirMode) }) // or TempDir cannot remove it
+		if _, err := os.ReadDir(parent); err == nil {
+			t.Skip("permissions do not hold for root")
+		}
+		open(t, dir)
+	})
+	t.Run("a file is in the way", func(t *testing.T) {
+		file := filepath.Join(base, "file")
+		require.NoError(t, os.WriteFile(file, nil, fileMode))
+		_, err := OpenDisk(filepath.Join(file, "dir"), DiskOptions{})
+		require.ErrorContains(t, err, file)
+	})
+}
+
 func BenchmarkAppend(b *testing.B) {
 	for _, size := range []int{200, 2000} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"time"
 )
 
 // recover lists the dumps, salvages those that a process left open, and returns the next sequence number.
@@ -24,6 +25,9 @@ func (d *Disk) recover() (next uint64, err error) {
 			continue
 		}
 		next = max(next, sequence)
+		if f.odd {
+			continue // whatever it is, its number is taken
+		}
 		switch suffix {
 		case dumpSuffix:
 			sealed[sequence] = true
@@ -46,10 +50,9 @@ func (d *Disk) recover() (next uint64, err error) {
 	}
 	for _, sequence := range open {
 		if sealed[sequence] { // a salvage was cut short after it had published what could be saved
-			if err := d.setAside(fileName(sequence, openSuffix), "a damaged dump, of which the rest was salvaged"); err != nil {
-				return 0, err
-			}
-			continue
+			i := slices.IndexFunc(d.dumps, func(i Info) bool { return i.Sequence == sequence })
+			d.size -= d.dumps[i].Size // and not before the salvage has come to its end
+			d.dumps = slices.Delete(d.dumps, i, i+1)
 		}
 		if err := d.salvage(sequence); err != nil {
 			d.o.Logger.Error("a dump that was not sealed cannot be salvaged yet", "sequence", sequence, "error", err)
@@ -74,6 +77,11 @@ func (d *Disk) inspect(sequence uint64, info fileInfo) Info {
 	i := Info{Sequence: sequence, Size: info.size, Created: info.changed}
 	f, err := d.fs.Open(fileName(sequence, dumpSuffix), false)
 	if err != nil {
+		d.o.Metrics.Failed(err)
+		if !d.unread[sequence] {
+			d.o.Logger.Error("a dump cannot be opened, and will be tried again", "sequence", sequence, "error", err)
+		}
+		d.unread[sequence] = true
 		i.unread = true
 		return i
 	}
@@ -136,6 +144,13 @@ func surveyDump(f file, sequence uint64) (s survey, err error) {
 // salvage seals what a process that died left open. Nothing whole is lost, and nothing damaged deleted: it is set aside.
 func (d *Disk) salvage(sequence uint64) error {
 	name := fileName(sequence, openSuffix)
+	if rest, err := d.fs.Open(fileName(sequence, dumpSuffix), false); err == nil { // the rest was rewritten already
+		size, err := rest.Size()
+		if err := errors.Join(err, rest.Close()); err != nil {
+			return err
+		}
+		return d.replace(name, "a damaged dump, of which the rest was salvaged", sequence, size)
+	}
 	f, err := d.fs.Open(name, false)
 	if err != nil {
 		return err
@@ -151,10 +166,7 @@ func (d *Disk) salvage(sequence uint64) error {
 		return errors.Join(f.Close(), d.setAside(name, "not sealed, and nothing in it is whole"))
 	case s.damaged != nil:
 		err := d.rewrite(f, s)
-		if err := errors.Join(err, f.Close()); err != nil {
-			return err // the original is still there
-		}
-		return d.setAside(name, "not sealed, and damaged "+s.damaged.Error())
+		return errors.Join(err, f.Close())
 	}
 	err = d.sealInPlace(f, s)
 	return errors.Join(err, f.Close())
@@ -174,7 +186,8 @@ func itemBytes(raw []byte) (size uint64) {
 func (d *Disk) sealInPlace(f file, s survey) error {
 	foot := footer{reason: ReasonSalvaged, items: s.items, bytes: s.bytes, length: uint64(s.end)} //nolint:gosec // a length
 	end := s.end
-	if tail, err := readFooter(f, s.size); err == nil && int64(tail.length) == s.end { //nolint:gosec // a length
+	_, blocksEnd, berr := bounds(f, s.header.sequence)
+	if tail, err := readFooter(f, s.size); err == nil && berr == nil && blocksEnd == s.end {
 		foot.reason = tail.reason // it was sealed, and only not renamed
 	} else if err := d.keepTail(f, s); err != nil {
 		return err
@@ -182,7 +195,7 @@ func (d *Disk) sealInPlace(f file, s survey) error {
 	if err := f.Truncate(end); err != nil {
 		return err
 	}
-	b := appendFooter(nil, foot)
+	b := appendTail(nil, s.header, foot)
 	if _, err := f.WriteAt(b, end); err != nil {
 		return err
 	}
@@ -232,6 +245,9 @@ func (d *Disk) keepTail(f file, s survey) error {
 // rewrite publishes a dump with the whole blocks of a damaged one.
 func (d *Disk) rewrite(f file, s survey) error {
 	part := fileName(s.header.sequence, partSuffix)
+	if err := d.fs.Remove(part); err != nil && !errors.Is(err, fs.ErrNotExist) { // of an attempt that failed
+		return err
+	}
 	out, err := d.fs.Create(part)
 	if err != nil {
 		return err
@@ -246,7 +262,21 @@ func (d *Disk) rewrite(f file, s survey) error {
 	if err := d.publishFile(s.header.sequence, partSuffix); err != nil {
 		return err
 	}
-	d.add(s, foot, int64(foot.length)+footerSize) //nolint:gosec // a length
+	name := fileName(s.header.sequence, openSuffix)
+	reason := "not sealed, and damaged " + s.damaged.Error()
+	return d.replace(name, reason, s.header.sequence, int64(foot.length)+footerSize) //nolint:gosec // a length
+}
+
+// replace sets a damaged dump aside of which the rest is published, and only then lists that: the two must not both be
+// restored.
+func (d *Disk) replace(name, reason string, sequence uint64, size int64) error {
+	if err := d.setAside(name, reason); err != nil {
+		return err
+	}
+	i := d.inspect(sequence, fileInfo{size: size, changed: time.Now()})
+	d.size += size
+	d.dumps = append(d.dumps, i)
+	d.o.Logger.Info("salvaged a dump that was not sealed", "sequence", sequence, "items", i.Items)
 	return nil
 }
 
@@ -262,7 +292,9 @@ func copyBlocks(out io.Writer, f file, s survey) (foot footer, err error) {
 	for {
 		h, raw, err := scan.next()
 		if errors.Is(err, io.EOF) {
-			_, err = out.Write(appendFooter(nil, foot))
+			tail := appendTail(nil, s.header, foot)
+			foot.length += uint64(len(tail)) - footerSize
+			_, err = out.Write(tail)
 			return foot, err
 		}
 		if err != nil {
@@ -303,7 +335,7 @@ func (d *Disk) trim(o *openDump) {
 	}
 	foot := o.durable
 	foot.reason = ReasonSalvaged
-	b := appendFooter(nil, foot)
+	b := appendTail(nil, d.header(o), foot)
 	f, err := d.fs.Open(name, false)
 	if err == nil {
 		err = f.Truncate(int64(foot.length)) //nolint:gosec // a length

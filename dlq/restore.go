@@ -55,8 +55,8 @@ type RestorerOptions[T any] struct {
 	// Concurrency is how many items are given to the target at a time, of 1 MiB together at most; 0 means 1. They begin in
 	// their order and may end in any.
 	Concurrency int
-	// MaxAttempts is how often an item is tried before it is taken for poison, if the one after it can be delivered;
-	// 0 means 3. While nothing can be delivered, items are tried forever.
+	// MaxAttempts is how often an item is tried before others are, and once more when one of those was delivered, before it
+	// is taken for poison; 0 means 5. While nothing can be delivered, items are tried forever.
 	MaxAttempts int
 
 	// Metrics and Logger may be nil.
@@ -75,7 +75,7 @@ func (o *RestorerOptions[T]) setDefaults() error {
 		o.AllowRate = 0.95
 	}
 	if o.MaxAttempts == 0 {
-		o.MaxAttempts = 3
+		o.MaxAttempts = 5
 	}
 	if o.Concurrency == 0 {
 		o.Concurrency = 1
@@ -118,6 +118,7 @@ type Restorer[T any] struct {
 
 	later     map[uint64]time.Time // dumps that could not be read, and when to try again
 	condemned map[uint64]bool      // dumps whose last item was not taken when others were
+	reach     int                  // how many dumps may be stuck before the oldest is tried again
 
 	cancel context.CancelFunc
 	ended  sync.WaitGroup
@@ -128,7 +129,10 @@ func NewRestorer[T any](s Store, decode Decoder[T], target Target[T], o Restorer
 	if err := o.setDefaults(); err != nil {
 		return nil, err
 	}
-	r := &Restorer[T]{store: s, decode: decode, target: target, o: o, later: make(map[uint64]time.Time), condemned: make(map[uint64]bool)}
+	r := &Restorer[T]{
+		store: s, decode: decode, target: target, o: o, reach: witnesses,
+		later: make(map[uint64]time.Time), condemned: make(map[uint64]bool),
+	}
 	const burst = 10 // of a second
 	if o.ItemsPerSecond > 0 {
 		r.items = rate.NewLimiter(rate.Limit(o.ItemsPerSecond), max(1, int(o.ItemsPerSecond/burst)))
@@ -141,6 +145,9 @@ func NewRestorer[T any](s Store, decode Decoder[T], target Target[T], o Restorer
 
 // Start restores on a goroutine of its own, until Close.
 func (r *Restorer[T]) Start() {
+	if r.cancel != nil {
+		return // it runs
+	}
 	ctx, cancel := context.WithCancel(context.Background()) //nolint:gosec // Close calls it
 	r.cancel = cancel
 	r.ended.Go(func() {
@@ -189,7 +196,7 @@ func (r *Restorer[T]) Drain(ctx context.Context) error {
 				for _, sequence := range suspects {
 					r.condemned[sequence] = true
 				}
-				suspects, stuck = nil, 0
+				suspects, stuck, r.reach = nil, 0, witnesses
 			}
 			switch {
 			case ctx.Err() != nil:
@@ -201,7 +208,8 @@ func (r *Restorer[T]) Drain(ctx context.Context) error {
 				continue
 			case errors.Is(err, errUndelivered):
 				suspects = append(suspects, info.Sequence)
-				if stuck++; stuck == witnesses { // nothing gets through: begin with the oldest again, later
+				if stuck++; stuck >= r.reach { // nothing gets through: begin with the oldest again, later, and then go further
+					r.reach *= 2
 					return errors.Join(append(errs, err)...)
 				}
 			default:
@@ -275,6 +283,7 @@ type delivery struct {
 	again   []letter // were looked at, and are to be delivered before the others
 	ahead   Items
 	taken   []letter // the round that is being delivered
+	unnoted bool     // its progress could not be written
 	items   uint64   // delivered
 	bytes   uint64
 	settled uint64 // all items below are delivered or set aside
@@ -353,8 +362,12 @@ func (r *Restorer[T]) deliverAll(ctx context.Context, info Info, d *delivery) er
 		if due.Load() && len(d.again) == 0 {
 			due.Store(false)
 			timer.Reset(progressEvery)
-			if err := d.reader.Progress(d.settled); err != nil {
-				return err
+			if err := d.reader.Progress(d.settled); err != nil { // a full disk must not keep what is on it from going
+				r.o.Metrics.Failed(err)
+				if !d.unnoted {
+					r.o.Logger.Error("cannot note how much of a dump is delivered", "sequence", info.Sequence, "error", err)
+				}
+				d.unnoted = true
 			}
 		}
 	}
@@ -387,13 +400,17 @@ func (r *Restorer[T]) together(ctx context.Context, info Info, d *delivery, roun
 // errUndelivered says that the target does not take an item, and that nothing tells whether it takes others.
 var errUndelivered = errors.New("the target does not take it")
 
-// witnesses is how many items, or dumps, behind one that is not taken are tried to find out whether it is at fault.
+// witnesses is how many items, or dumps, behind one that is not taken are tried at first to find out whether it is at fault.
+// While none of them is taken it is twice as many each time, so that no run of faulty ones stops the others.
 const witnesses = 16
+
+// mostHeld bounds the memory for items that are tried ahead of their turn, in bytes.
+const mostHeld = 16 << 20
 
 // settle delivers an item, or sets it aside if it is poison: the target says so, or it failed MaxAttempts times and, behind
 // it, another was taken. While nothing gets through it goes on trying.
 func (r *Restorer[T]) settle(ctx context.Context, info Info, d *delivery, l letter) error {
-	for {
+	for reach := witnesses; ; reach *= 2 {
 		failure := r.attempts(ctx, info, l.data)
 		switch {
 		case failure == nil:
@@ -405,7 +422,7 @@ func (r *Restorer[T]) settle(ctx context.Context, info Info, d *delivery, l lett
 			return r.setAside(info, failure, l.data)
 		}
 		l.data = bytes.Clone(l.data) // others are read meanwhile
-		held, taken, err := r.findWitness(ctx, info, d)
+		held, taken, err := r.findWitness(ctx, info, d, reach)
 		atEnd := errors.Is(err, io.EOF)
 		switch {
 		case err != nil && !atEnd:
@@ -419,9 +436,17 @@ func (r *Restorer[T]) settle(ctx context.Context, info Info, d *delivery, l lett
 	}
 }
 
-// findWitness tries the items that follow until one is taken. It returns those that were not, and io.EOF at the dump's end.
-func (r *Restorer[T]) findWitness(ctx context.Context, info Info, d *delivery) (held []letter, taken bool, err error) {
-	for len(held) < witnesses {
+// findWitness tries the items that follow until one is taken. It returns those that were not, and io.EOF when there are no
+// more, or no more can be held.
+func (r *Restorer[T]) findWitness(ctx context.Context, info Info, d *delivery, reach int) (held []letter, taken bool, err error) {
+	size := 0
+	for len(held) < reach {
+		if len(held)%witnesses == witnesses-1 && !pause(ctx, r.o.PostponeInterval) { // not all at once
+			return nil, false, ctx.Err()
+		}
+		if size > mostHeld {
+			return held, false, io.EOF
+		}
 		l, err := d.next()
 		if err != nil {
 			return held, false, err
@@ -439,15 +464,16 @@ func (r *Restorer[T]) findWitness(ctx context.Context, info Info, d *delivery) (
 			}
 		default:
 			held = append(held, letter{bytes.Clone(l.data), l.place})
+			size += len(l.data)
 		}
 	}
 	return held, false, nil
 }
 
-// judge gives items that were not taken while another was a last chance each, since the target may just have come back.
+// judge tries items that were not taken while another was as often once more, since the target may just have come back.
 func (r *Restorer[T]) judge(ctx context.Context, info Info, d *delivery, held []letter) error {
 	for _, l := range held {
-		err := r.once(ctx, info, l.data)
+		err := r.attempts(ctx, info, l.data)
 		switch {
 		case err == nil:
 			d.count(l)
@@ -500,7 +526,7 @@ func (r *Restorer[T]) once(ctx context.Context, info Info, data []byte) (err err
 		}
 	}
 	if info.Version != r.o.Version {
-		if data, err = r.o.Migrate(info.Version, data); err != nil {
+		if data, err = r.o.Migrate(info.Version, bytes.Clone(data)); err != nil {
 			return fmt.Errorf("%w: migrating it from version %q: %w", ErrPoison, info.Version, err)
 		}
 	}

@@ -299,21 +299,140 @@ func TestRates(t *testing.T) {
 	})
 }
 
-// TestDeadlineIsNoPoison drains with a deadline that the rate does not meet. Nothing is wrong with the items.
-func TestDeadlineIsNoPoison(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := newMemFS()
-		d := openMem(t, m, DiskOptions{})
-		dumpOf(t, d, strings.Repeat("x", 5000), "y", "z")
-		g := &got{}
-		r := restorer(t, d, g.target, RestorerOptions[string]{BytesPerSecond: 1000, PostponeInterval: time.Millisecond})
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-		defer cancel()
-		_ = r.Drain(ctx)
-		require.Empty(t, setAside(m), "an item was set aside since the deadline of Drain came")
-		require.NoError(t, r.Drain(t.Context()))
-		require.Len(t, g.list(), 3)
-	})
+// TestDeadlineIsNoFailure drains with a deadline that the rate does not meet. Nothing is wrong with the items.
+func TestDeadlineIsNoFailure(t *testing.T) {
+	for name, o := range map[string]RestorerOptions[string]{
+		"items": {ItemsPerSecond: 0.1},
+		"bytes": {BytesPerSecond: 1000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCounts()
+				m := newMemFS()
+				d := openMem(t, m, DiskOptions{})
+				dumpOf(t, d, "x", strings.Repeat("y", 5000), "z")
+				g := &got{}
+				o.Metrics, o.PostponeInterval = c, time.Millisecond
+				r := restorer(t, d, g.target, o)
+				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+				defer cancel()
+				require.ErrorIs(t, r.Drain(ctx), context.DeadlineExceeded)
+				require.Empty(t, c.failures, "that the deadline came is no failed attempt")
+				require.Empty(t, quarantineOf(m))
+				require.Equal(t, []string{"x"}, g.list())
+				require.NoError(t, r.Drain(t.Context()))
+				require.Len(t, g.list(), 3)
+			})
+		})
+	}
+}
+
+// TestForgetsDumpsThatAreGone has dumps that a restorer remembers something of and that are dropped, not restored.
+func TestForgetsDumpsThatAreGone(t *testing.T) {
+	const unreadable, bad = 1, 2
+	for name, drop := range map[string]func(t *testing.T, d *Disk){
+		"MaxAge": func(*testing.T, *Disk) { <-time.After(2 * time.Hour) },
+		"DropOldest": func(t *testing.T, d *Disk) {
+			t.Helper()
+			for n := range 3 {
+				dumpOf(t, d, item(3*n), item(3*n+1), item(3*n+2))
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMemFS()
+				d := openMem(t, m, smallBlocks(DiskOptions{MaxAge: time.Hour, MaxSize: 4 << 10, OnFull: DropOldest}))
+				dumpOf(t, d, "unreadable")
+				dumpOf(t, d, "bad")
+				dumpOf(t, d, "good")
+				m.set(func(m *memFS) {
+					m.fail = func(op operation) error {
+						if op.kind == opRead && op.name == fileName(unreadable, dumpSuffix) {
+							return syscall.EIO
+						}
+						return nil
+					}
+				})
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				r := restorer(t, d, func(_ context.Context, text string) error {
+					if text == "bad" {
+						return errDown
+					}
+					cancel() // so that the bad one is not judged at once
+					return nil
+				}, RestorerOptions[string]{})
+				require.ErrorIs(t, r.Drain(ctx), context.Canceled)
+				require.Contains(t, r.later, uint64(unreadable))
+				require.Contains(t, r.condemned, uint64(bad))
+
+				drop(t, d)
+				dumps, err := d.Dumps()
+				require.NoError(t, err)
+				for _, info := range dumps {
+					require.Greater(t, info.Sequence, uint64(bad), "it was not dropped")
+				}
+				require.NoError(t, r.Drain(t.Context()))
+				require.Empty(t, r.later)
+				require.Empty(t, r.condemned)
+				require.Empty(t, quarantineOf(m))
+			})
+		})
+	}
+}
+
+// TestFileThatBecomesShorterIsNotItsEnd has a file whose blocks are shorter, when they are read, than it was said to be.
+func TestFileThatBecomesShorterIsNotItsEnd(t *testing.T) {
+	for suffix, before := range map[string]int{ // how many reads there are between Size and the blocks
+		dumpSuffix: 2, // header and footer
+		openSuffix: 1, // header
+	} {
+		t.Run(suffix, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMemFS()
+				d := openMem(t, m, smallBlocks(DiskOptions{}))
+				var items []string
+				for i := range 30 {
+					items = append(items, item(i))
+				}
+				dumpOf(t, d, items...)
+				require.NoError(t, d.Close())
+				name := fileName(1, suffix)
+				whole := m.files()[fileName(1, dumpSuffix)]
+				m = newMemFS()
+				m.put(name, whole)
+				node, err := m.lookup(name)
+				require.NoError(t, err)
+				reads := 0
+				m.hook = func(op operation) {
+					switch {
+					case op.name != name:
+					case op.kind == opSize:
+						m.set(func(*memFS) { reads, node.data = 0, whole })
+					case op.kind == opRead:
+						if reads++; reads > before {
+							m.set(func(*memFS) { node.data = whole[:len(whole)/2] })
+						}
+					}
+				}
+				d = openMem(t, m, smallBlocks(DiskOptions{}))
+				g := &got{}
+				r := restorer(t, d, g.target, RestorerOptions[string]{})
+				_ = r.Drain(t.Context()) // of a dump that is not sealed the logger is told
+				require.Len(t, node.data, len(whole)/2)
+				require.Empty(t, g.list())
+				require.Contains(t, m.files(), name)
+				require.Empty(t, quarantineOf(m))
+				require.Empty(t, m.removed)
+
+				m.set(func(m *memFS) { m.hook, node.data = nil, whole })
+				<-time.After(time.Minute)
+				require.NoError(t, r.Drain(t.Context()))
+				require.Equal(t, items, g.list())
+			})
+		})
+	}
 }
 
 // TestProgressBoundsDuplicates kills the process while a slow target is at work: what comes again is the work of 100 ms.

@@ -2,6 +2,7 @@ package dlq
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"time"
 )
@@ -75,6 +76,15 @@ type Items struct {
 	raw   []byte
 	first uint64
 	left  uint32
+}
+
+// NewItems makes Items of what a Reader of your own has read; first is the place of the first in the dump, from 0.
+func NewItems(first uint64, items ...[]byte) Items {
+	i := Items{first: first, left: uint32(len(items))} //nolint:gosec // so many do not fit into memory
+	for _, item := range items {
+		i.raw = append(binary.AppendUvarint(i.raw, uint64(len(item))), item...)
+	}
+	return i
 }
 
 // Cut takes the first item off, and tells its place in the dump, counted from 0.
