@@ -32,6 +32,10 @@ type batch struct {
 	refusal *refusal          // it is never to be sent, and why; nil: it is
 
 	// What follows is delivery's, under its lock.
+	sibling  *batch    // the other half, which is held until this one is settled
+	refused  *Failure  // what the server answered to both halves together
+	held     bool      // it is such a half
+	bad      *Failure  // that, when the fault can only be in this half
 	closed   time.Time // when delivery took it over
 	attempts int
 	answered int                         // attempts that the server answered, but did not take

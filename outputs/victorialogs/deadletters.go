@@ -178,8 +178,11 @@ type letterMetrics struct{ stats *stats }
 func (letterMetrics) Enqueued(int)                      {}
 func (letterMetrics) Sealed(dlq.Reason, uint64, uint64) {}
 func (letterMetrics) Restored(uint64, uint64)           {}
-func (letterMetrics) Dropped(string, uint64, uint64)    {}
 func (letterMetrics) Failed(error)                      {}
+func (m letterMetrics) Dropped(_ string, items, _ uint64) {
+	m.stats.dlqDeleted.Incr(int64(items)) //nolint:gosec // a count
+}
+
 func (m letterMetrics) Quarantined(_ string, items, _ uint64) {
 	m.stats.dlqQuarantined.Incr(int64(items)) //nolint:gosec // a count
 }

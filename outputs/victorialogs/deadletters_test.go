@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -171,37 +172,41 @@ func TestSecondAgent(t *testing.T) {
 
 // TestPoisonLineIsSetAside has one line of 10,000 that the server refuses each request for.
 func TestPoisonLineIsSetAside(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		dir := t.TempDir()
-		w := &wire{answer: func(s *sent) (*http.Response, error) {
-			if slices.Contains(s.ids(), 7777) {
-				return status(http.StatusBadRequest, "cannot process jsonline request; error: line 7777"), nil
-			}
-			return taken(), nil
-		}}
-		r := start(t, w, onDisk(dir), func(v *VictoriaLogs) { v.MaxBatchSize = 4 << 20 })
-		var all []*watched
-		for id := range 10_000 {
-			all = append(all, watch(event(id)))
-			r.Add(all[id])
-		}
-		pass(2 * time.Second)
-		require.Equal(t, map[string]int{"accepted": 9999, "dropped": 1}, outcomes(all))
-		require.Equal(t, "dropped", all[7777].outcome())
-		require.LessOrEqual(t, len(w.requests())-1, 28, "2 log2 n")
-		require.Equal(t, int64(1), rejected(r))
-		requireBalance(t, r)
-		found := letters(t, filepath.Join(dir, "rejected"))
-		require.Len(t, found, 1)
-		lines, err := found[0].Lines()
-		require.NoError(t, err)
-		require.Contains(t, string(lines), `"id":7777`)
-		require.Equal(t, 1, strings.Count(string(lines), "\n"))
-		require.Equal(t, 1, found[0].Count)
-		require.Equal(t, "refused_by_server", found[0].Reason)
-		require.Equal(t, http.StatusBadRequest, found[0].Status)
-		require.Equal(t, "cannot process jsonline request; error: line 7777", found[0].Answer)
-	})
+	for _, poison := range []int{0, 1, 4999, 5000, 7777, 9999} {
+		t.Run(strconv.Itoa(poison), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				dir := t.TempDir()
+				w := &wire{answer: func(s *sent) (*http.Response, error) {
+					if slices.Contains(s.ids(), poison) {
+						return status(http.StatusBadRequest, "cannot process jsonline request; error: that line"), nil
+					}
+					return taken(), nil
+				}}
+				r := start(t, w, onDisk(dir), func(v *VictoriaLogs) { v.MaxBatchSize = 4 << 20 })
+				var all []*watched
+				for id := range 10_000 {
+					all = append(all, watch(event(id)))
+					r.Add(all[id])
+				}
+				pass(2 * time.Second)
+				require.Equal(t, map[string]int{"accepted": 9999, "dropped": 1}, outcomes(all))
+				require.Equal(t, "dropped", all[poison].outcome())
+				require.LessOrEqual(t, len(w.requests())-1, 26, "2 log2 n")
+				require.Equal(t, int64(1), rejected(r))
+				requireBalance(t, r)
+				found := letters(t, filepath.Join(dir, "rejected"))
+				require.Len(t, found, 1)
+				lines, err := found[0].Lines()
+				require.NoError(t, err)
+				require.Contains(t, string(lines), fmt.Sprintf(`"id":%d}`, poison))
+				require.Equal(t, 1, strings.Count(string(lines), "\n"))
+				require.Equal(t, 1, found[0].Count)
+				require.Equal(t, "refused_by_server", found[0].Reason)
+				require.Equal(t, http.StatusBadRequest, found[0].Status)
+				require.Equal(t, "cannot process jsonline request; error: that line", found[0].Answer)
+			})
+		})
+	}
 }
 
 // TestRowsThatWouldNotBeStored are set aside with their reason, before they cost a request.

@@ -125,6 +125,7 @@ func (d *delivery) overflow() (dropped []*batch) {
 		}
 		oldest := (*from)[i]
 		*from = slices.Delete(*from, i, i+1)
+		d.release(oldest)
 		d.grow(-oldest.size())
 		dropped = append(dropped, oldest)
 		d.away.dropped += oldest.count
@@ -233,14 +234,23 @@ func (d *delivery) work() {
 			continue
 		}
 		started := time.Now()
-		d.encode(b)
-		err := d.attempt(b)
-		if errors.Is(err, ErrBadData) && b.count > 1 {
-			d.halve(b)
+		err := d.try(b)
+		if failure := (*Failure)(nil); b.count > 1 && errors.As(err, &failure) && failure.Kind == ErrBadData {
+			d.halve(b, failure)
 			continue
 		}
 		d.settle(b, started, err)
 	}
+}
+
+// try sends the batch, unless the answer is known. A row is never refused without having been asked for alone, and the halves
+// of what was too large may both be small enough.
+func (d *delivery) try(b *batch) error {
+	if b.bad != nil && b.count > 1 && b.bad.Status != http.StatusRequestEntityTooLarge {
+		return b.bad
+	}
+	d.encode(b)
+	return d.attempt(b)
 }
 
 // take returns the oldest batch that is due, which is then in flight, or how long to wait for one at most.
@@ -258,6 +268,9 @@ func (d *delivery) take(now time.Time) (*batch, time.Duration) {
 	}
 	wait := noBatch
 	for i, b := range d.queue {
+		if b.held {
+			continue
+		}
 		if until := b.due.Sub(now); until > 0 {
 			wait = min(wait, until)
 			continue
@@ -349,6 +362,9 @@ func (d *delivery) settle(b *batch, started time.Time, err error) {
 	switch {
 	case err == nil:
 		d.stats.delivered.Incr(int64(b.count))
+		if b.sibling != nil {
+			b.sibling.bad = b.refused
+		}
 		d.gone(b)
 		d.isBack()
 		unlocked = func() {
@@ -371,6 +387,7 @@ func (d *delivery) settle(b *batch, started time.Time, err error) {
 
 // gone counts a batch that is in memory no longer.
 func (d *delivery) gone(b *batch) {
+	d.release(b)
 	if b.home != nil {
 		d.goneHome(b)
 		return
@@ -378,6 +395,14 @@ func (d *delivery) gone(b *batch) {
 	d.stats.pendingMetrics.Incr(-int64(b.count))
 	d.grow(-b.size())
 	d.full = d.full && d.bytes > d.maxBytes/2
+}
+
+// release lets the other half of a batch go on, now that this one has.
+func (d *delivery) release(b *batch) {
+	if b.sibling != nil {
+		b.sibling.held, b.sibling = false, nil
+		d.signal()
+	}
 }
 
 // isBack notes that the server answers for itself.
@@ -473,17 +498,20 @@ func (d *delivery) insert(b *batch) {
 }
 
 // halve puts the halves of a batch that the server refused for good into its place, so that in the end the offending lines
-// stand alone.
-func (d *delivery) halve(b *batch) {
+// stand alone. The second is held until the first is settled: if that is taken, the fault is in the second, and need not be
+// asked for.
+func (d *delivery) halve(b *batch, failure *Failure) {
 	lines, broken := d.lines(b)
 	if broken != nil {
 		d.settle(b, time.Now(), broken)
 		return
 	}
 	first, second := b.split(lines)
+	first.sibling, first.refused, second.held = second, failure, true
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.inFlight--
+	d.release(b)
 	d.isBack()
 	d.replace(b, first, second)
 	d.signal()
@@ -495,6 +523,7 @@ func (d *delivery) setAside(b *batch, failure *Failure) (unlocked func()) {
 		d.log.Errorf("%s will never take a row: %v; it is rejected and counted in metrics_rejected", d.target, failure)
 	}
 	if d.dead != nil {
+		d.release(b)
 		b.refusal = &refusal{reason: rejectedByServer, status: failure.Status, answer: failure.Err.Error()}
 		d.refused = append(d.refused, b)
 		d.signalDump()

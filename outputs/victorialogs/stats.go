@@ -49,6 +49,7 @@ type stats struct {
 	dlqItems        selfstat.Stat // batches
 	dlqBytes        selfstat.Stat
 	dlqQuarantined  selfstat.Stat // batches
+	dlqDeleted      selfstat.Stat // batches
 	dlqOldestAge    selfstat.Stat
 	oldest          atomic.Int64 // when the oldest dump was made, Unix ns; 0: there is none
 }
@@ -102,6 +103,7 @@ func newStats(c *selfstat.Collector) *stats {
 		dlqItems:        c.Register(measurement, "dlq_items", nil),
 		dlqBytes:        c.Register(measurement, "dlq_bytes", nil),
 		dlqQuarantined:  c.Register(measurement, "dlq_quarantined", nil),
+		dlqDeleted:      c.Register(measurement, "dlq_deleted", nil),
 		dlqOldestAge:    c.Register(measurement, "dlq_oldest_age_ns", nil),
 	}
 	for kind := range repairs {

@@ -34,7 +34,7 @@ func TestSelfMetrics(t *testing.T) {
 			}
 		}
 		require.Equal(t, []string{
-			"batches_restored", "batches_retried", "batches_sent", "bytes_sent", "dlq_bytes", "dlq_items", "dlq_metrics",
+			"batches_restored", "batches_retried", "batches_sent", "bytes_sent", "dlq_bytes", "dlq_deleted", "dlq_items", "dlq_metrics",
 			"dlq_oldest_age_ns", "dlq_quarantined", "metrics_delivered", "metrics_received", "metrics_recovered", "pending_bytes",
 			"pending_metrics", "possibly_doubled", "rejected_deleted", "request_time_ns",
 		}, sortedKeys(plain))

@@ -5,15 +5,16 @@
 // for idle_gap, or for ack_gap while it holds a metric that an input waits for, at max_batch_size, at max_batch_age,
 // or when the plugin closes. Without a metric there is no batch and no request.
 //
-// What it promises: a metric is Accept()ed only after the server answered that it took the metric's batch. Every retry
-// sends the same bytes. At most max_pending bytes are held; past that the oldest closed batch is dropped and its
-// metrics are Reject()ed, so that their input sends them again. A row that the server would drop silently, or would
-// refuse for good, is rejected with a reason instead. Every metric ends in exactly one of metrics_delivered,
-// metrics_rejected and metrics_dropped, or is pending.
+// What it promises: a metric is Accept()ed only after the server answered that it took the metric's batch, or after the batch
+// is fsynced in the dead letters, where it waits to be restored. Every retry sends the same bytes. At most max_pending bytes
+// are held in memory; past that, if the disk does not take them either, the oldest closed batch is dropped and its metrics
+// are Reject()ed, so that their input sends them again. A row that the server would drop silently, or refuses for good, is
+// set aside with a reason instead. Every metric ends in exactly one of metrics_delivered, metrics_rejected and
+// metrics_dropped, or is pending, or on disk.
 //
 // What it does not promise: after a connection that broke while a batch was under way, the server may hold it twice,
-// since VictoriaLogs does not deduplicate; and what is pending when the process is killed is lost here, and sent again
-// only by inputs that wait for their acknowledgement.
+// since VictoriaLogs does not deduplicate (possibly_doubled counts such batches); and what is pending when the process is
+// killed is lost here, and sent again only by inputs that wait for their acknowledgement.
 //
 // Add and Write may be called concurrently with each other; Add never waits for the network or the disk.
 package victorialogs
