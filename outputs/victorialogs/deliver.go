@@ -235,7 +235,7 @@ func (d *delivery) work() {
 		}
 		started := time.Now()
 		err := d.try(b)
-		if failure := (*Failure)(nil); b.count > 1 && errors.As(err, &failure) && failure.Kind == ErrBadData {
+		if failure := (*Failure)(nil); b.count > 1 && errors.Is(err, ErrBadData) && errors.As(err, &failure) {
 			d.halve(b, failure)
 			continue
 		}
