@@ -9,19 +9,7 @@ import (
 	"time"
 )
 
-// The bytes of a dump. All numbers are little-endian, all sums CRC-32C (Castagnoli).
-//
-//	dump   = header header block* [header footer]    without a footer it is not sealed
-//
-//	header = "dlqdump1" | u16 version length | u16 zero | u64 sequence | i64 created, Unix ns | version | u32 CRC of all before
-//	block  = "DLQB" | u32 codec | u32 stored length | u32 raw length | u32 items | u64 sequence | u64 first item
-//	         | u32 CRC of the 36 bytes before, u64 place of the block in the file, and the stored bytes | stored bytes
-//	footer = "DLQF" | u32 reason | u64 items | u64 bytes of items | u64 file length before the footer | u32 CRC of all before
-//
-// The stored bytes of a block are its raw bytes, or those compressed, as codec says. Raw bytes are items, each a uvarint
-// length and so many bytes. "First item" counts from the dump's first item, 0. A block's place is in its sum, but not in
-// the file, so that an item which holds the bytes of a block is never taken for one. The header stands there three times, so
-// that damage to one of them, or to a sector, does not cost the dump its version.
+// The bytes of a dump are drawn in doc.go.
 const (
 	headerMagic = "dlqdump1"
 	blockMagic  = "DLQB"
