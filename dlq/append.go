@@ -42,9 +42,11 @@ type appender struct {
 	sealed   uint64   // how many of those are
 	failures uint64   // counts failed commits
 	failure  error    // of the last commit; nil when it went well
-	closing  bool     // nothing more is taken
-	closed   bool
-	changed  chan struct{} // closed and made anew when any of this changes
+
+	loggedFailure time.Time // when it was logged that nothing can be written; zero: it can
+	closing       bool      // nothing more is taken
+	closed        bool
+	changed       chan struct{} // closed and made anew when any of this changes
 
 	wake  chan struct{}
 	ended chan struct{}
@@ -486,6 +488,10 @@ func (a *appender) makeDurable() error {
 		}
 	}
 	a.unsynced = a.unsynced[:0]
+	if !a.loggedFailure.IsZero() {
+		a.disk.o.Logger.Info("dead letters are written again", "after", time.Since(a.loggedFailure).Round(time.Millisecond))
+		a.loggedFailure = time.Time{}
+	}
 	a.notify()
 	return nil
 }
@@ -536,7 +542,8 @@ func (a *appender) abandon(left []*openBlock, cause error) {
 	if errors.Is(cause, syscall.ENOSPC) {
 		cause = fmt.Errorf("%w: %w", ErrFull, cause)
 	}
-	if a.failure == nil {
+	if a.loggedFailure.IsZero() {
+		a.loggedFailure = time.Now()
 		a.disk.o.Logger.Error("cannot write dead letters; trying again until it works", "error", cause)
 	}
 	blocks := a.withdraw(append(a.unsynced, left...), cause)

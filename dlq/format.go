@@ -129,7 +129,7 @@ func checkBlock(b []byte, at int64) error {
 	return nil
 }
 
-// findHeader reads the first of the two headers at the start of b that is whole, and returns where the second ends.
+// findHeader reads the first of the two headers at the start of a file that is whole, and returns where the second ends.
 func findHeader(b []byte) (h header, end int, err error) {
 	if h, n, err := parseHeader(b); err == nil {
 		return h, 2 * n, nil

@@ -26,6 +26,9 @@ func (a *app) cat() *command {
 	asJSON := c.flags.Bool("json", false, "print an object for each item, in a line of its own")
 	limit := c.flags.Uint64("limit", 0, "print so many items at most; 0: all")
 	c.run = func(ctx context.Context, args []string) error {
+		if *raw && *asJSON || *raw && *asHex || *asJSON && *asHex {
+			return errors.New("cat: --raw, --hex and --json exclude each other; name one of them")
+		}
 		files, err := dlq.List(args[0])
 		if err != nil {
 			return err
@@ -117,9 +120,30 @@ func (p *printer) item(f dlq.File, place uint64, item []byte) error {
 		}
 		return p.out.WriteByte('\n')
 	case p.json:
-		return writeItem(p.out, f.Name, f.Version, &place, item)
+		l := newItemLine(f.Name, f.Version, item)
+		l.Item = &place
+		p.faults = p.faults || l.Fault != ""
+		return l.write(p.out)
+	}
+	if b, ok := parseBatch(item); ok {
+		return p.batch(place, b)
 	}
 	_, err := fmt.Fprintf(p.out, "%d\t%s\n", place, p.text(item))
+	return err
+}
+
+// batch shows a batch of outputs.victorialogs: its head, and below it a row in each line, behind a tab.
+func (p *printer) batch(place uint64, b batch) error {
+	_, err := fmt.Fprintf(p.out, "%d\t%s\n", place, b.title())
+	if b.err != nil && err == nil {
+		p.faults = true
+		_, err = fmt.Fprintf(p.out, "\t%s: %s\n", oneLine(b.err.Error()), p.text(b.Body))
+	}
+	for _, row := range b.rows {
+		if err == nil {
+			_, err = fmt.Fprintf(p.out, "\t%s\n", p.text(row))
+		}
+	}
 	return err
 }
 
@@ -136,19 +160,32 @@ func (p *printer) text(item []byte) string {
 	return "base64:" + base64.StdEncoding.EncodeToString(item)
 }
 
-// itemLine is an item in JSON. Its names are a contract. One of JSON, Text and Base64 is there.
+// itemLine is an item in JSON. Its names are a contract. One of JSON, Text and Base64 is there, or Batch and Lines.
 type itemLine struct {
-	Dump    string          `json:"dump"`
-	Item    *uint64         `json:"item,omitempty"` // its place in the dump
-	Version string          `json:"version"`
-	Bytes   int             `json:"bytes"`
-	JSON    json.RawMessage `json:"json,omitempty"` // an object or an array
-	Text    *string         `json:"text,omitempty"`
-	Base64  []byte          `json:"base64,omitempty"`
+	Dump    string            `json:"dump"`
+	Item    *uint64           `json:"item,omitempty"` // its place in the dump
+	Version string            `json:"version"`
+	Bytes   int               `json:"bytes"`
+	JSON    json.RawMessage   `json:"json,omitempty"` // an object or an array
+	Text    *string           `json:"text,omitempty"`
+	Base64  []byte            `json:"base64,omitempty"`
+	Batch   json.RawMessage   `json:"batch,omitempty"` // the head of a batch of outputs.victorialogs
+	Lines   []json.RawMessage `json:"lines,omitempty"` // its rows
+	Fault   string            `json:"fault,omitempty"` // why there are no rows; Base64 is the whole item then
 }
 
-func writeItem(w io.Writer, dump, version string, place *uint64, item []byte) error {
-	l := itemLine{Dump: dump, Item: place, Version: version, Bytes: len(item)}
+func newItemLine(dump, version string, item []byte) itemLine {
+	l := itemLine{Dump: dump, Version: version, Bytes: len(item)}
+	if b, ok := parseBatch(item); ok {
+		l.Batch = b.head
+		for _, row := range b.rows {
+			l.Lines = append(l.Lines, jsonRow(row))
+		}
+		if b.err != nil {
+			l.Fault, l.Base64 = b.err.Error(), item
+		}
+		return l
+	}
 	trimmed := bytes.TrimSpace(item)
 	switch {
 	case len(trimmed) > 0 && (trimmed[0] == '{' || trimmed[0] == '[') && utf8.Valid(item) && json.Valid(item):
@@ -159,6 +196,10 @@ func writeItem(w io.Writer, dump, version string, place *uint64, item []byte) er
 	default:
 		l.Base64 = item
 	}
+	return l
+}
+
+func (l itemLine) write(w io.Writer) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	return e.Encode(l)

@@ -31,16 +31,13 @@ func (a *app) demo() *command {
 	var o demoOptions
 	c := newCommand("demo", "", "push items through the whole loop: a small queue that leaks, dumps, and back into the queue", 0, 0)
 	f := c.flags
-	f.IntVar(&o.items, "items", 100_000, "how many")
-	f.IntVar(&o.queue, "queue", 1000, "how many fit into the queue in memory")
-	f.Float64Var(&o.rate, "rate", 50_000, "how many its consumer takes a second")
+	countFlag(f, &o.items, "items", 100_000, "how many")
+	countFlag(f, &o.queue, "queue", 1000, "how many fit into the queue in memory")
+	rateFlag(f, &o.rate, "rate", 50_000, false, "how many its consumer takes a second")
 	f.StringVar(&o.dir, "dir", "", "where the dumps go; they stay there. Without it, into a temporary directory")
-	f.DurationVar(&o.timeout, "timeout", 5*time.Minute, "when to give up")
+	durationFlag(f, &o.timeout, "timeout", 5*time.Minute, 1, "when to give up")
 	f.BoolVar(&o.json, "json", false, "print a JSON object")
 	c.run = func(ctx context.Context, _ []string) error {
-		if o.items <= 0 || o.queue <= 0 || o.rate <= 0 {
-			return errors.New("demo: --items, --queue and --rate must be more than 0")
-		}
 		return a.runDemo(ctx, o)
 	}
 	return c

@@ -111,12 +111,13 @@ func (a *app) printSalvaged(s salvaged) {
 
 func (a *app) purge() *command {
 	c := newCommand("purge", "DIR --older-than AGE", "remove sealed dumps that are older, delivered or not", 1, 1)
-	olderThan := c.flags.Duration("older-than", 0, "remove dumps that were begun longer ago, such as 24h; 0s: all; required")
+	olderThan := new(time.Duration)
+	durationFlag(c.flags, olderThan, "older-than", 0, 0, "remove dumps that were begun longer ago, such as 24h or 7d; 0s: all; required")
 	dryRun := c.flags.Bool("dry-run", false, "only print what would be removed")
 	asJSON := c.flags.Bool("json", false, "print a JSON array of what was removed")
 	c.run = func(_ context.Context, args []string) error {
-		if !c.flags.Changed("older-than") || *olderThan < 0 {
-			return errors.New("purge: --older-than must say how old, such as --older-than 24h; nothing was removed")
+		if !c.flags.Changed("older-than") {
+			return errors.New("purge: --older-than must say how old, such as --older-than 24h or 7d; nothing was removed")
 		}
 		removed, err := purge(args[0], *olderThan, *dryRun)
 		if err != nil && len(removed) == 0 {

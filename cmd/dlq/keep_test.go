@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"os"
 	"path/filepath"
@@ -74,7 +75,8 @@ func TestSalvageEmpty(t *testing.T) {
 func TestPurge(t *testing.T) {
 	dir := mixed(t)
 	require.Equal(t, "removed 0 dumps with 0 undelivered items, 0B on disk\n", must(t, "purge", dir, "--older-than=1h"))
-	require.Contains(t, must(t, "purge", dir, "--older-than=0s"), "\nremoved 3 dumps with 8 undelivered items, 508B on disk\n")
+	sealed := onDisk(t, dir, "*.dump")
+	require.Contains(t, must(t, "purge", dir, "--older-than=0s"), "\nremoved 3 dumps with 8 undelivered items, "+sealed+" on disk\n")
 	require.Contains(t, must(t, "ls", dir), "0 to be restored with 0 items, 1 open, 1 in quarantine")
 }
 
@@ -94,7 +96,7 @@ func TestQuarantineRestoreTaken(t *testing.T) {
 	require.Equal(t, exitFault, code)
 	code, _, stderr := dlqRun(t, "quarantine", "restore", dir, "quarantine/"+first)
 	require.Equal(t, exitFault, code)
-	require.Contains(t, stderr, "it is damaged")
+	require.Contains(t, stderr, "it is damaged, and nothing says that it was restored before")
 	require.NoError(t, os.Rename(filepath.Join(dir, "quarantine", first), filepath.Join(dir, "quarantine", second)))
 
 	require.Equal(t, "quarantine/"+second+" is 00000000000000000006.dump now, to be restored with 3 items\n",
@@ -148,4 +150,35 @@ func TestDemoGivesUp(t *testing.T) {
 	a := &app{out: &out, err: io.Discard}
 	require.Equal(t, exitFault, a.run(t.Context(), []string{"demo", "--items=1000", "--rate=1", "--timeout=50ms"}))
 	require.Contains(t, out.String(), "ITEMS ARE MISSING")
+}
+
+// A dump that has lost its header is set aside for the version "", and nothing of it was delivered.
+func TestQuarantineRestoreWithoutHeader(t *testing.T) {
+	dir, _ := backlog(t, 1, 3)
+	b, err := os.ReadFile(filepath.Join(dir, first))
+	require.NoError(t, err)
+	b = bytes.ReplaceAll(b, []byte("dlqdump1"), []byte("DLQDUMP1")) // wherever the header stands
+	require.NoError(t, os.WriteFile(filepath.Join(dir, first), b, 0o600))
+	d := openDisk(t, dir, "0")
+	restorer, err := dlq.NewRestorer(d, dlq.DecodeString, func(context.Context, string) error { return nil },
+		dlq.RestorerOptions[string]{Version: "0"})
+	require.NoError(t, err)
+	require.NoError(t, restorer.Drain(t.Context()))
+	require.NoError(t, d.Close())
+	require.Contains(t, must(t, "quarantine", "ls", dir), `version "" instead of "0"`)
+	code, out, _ := dlqRun(t, "verify", dir)
+	require.Equal(t, exitFault, code)
+	require.Contains(t, out, "FAULT quarantine/"+first+": its version is not known")
+	require.Contains(t, out, "3 items of 39B are whole")
+
+	code, _, stderr := dlqRun(t, "quarantine", "restore", dir, "1")
+	require.Equal(t, exitFault, code)
+	require.Contains(t, stderr, "nothing says that it was restored before")
+	require.NotContains(t, stderr, "most likely restored before")
+	code, _, stderr = dlqRun(t, "quarantine", "restore", dir, "1", "--again")
+	require.Equal(t, exitFault, code)
+	require.Contains(t, stderr, "say with --version")
+	require.Contains(t, must(t, "quarantine", "restore", dir, "1", "--again", "--version", "0"), "is "+second+" now, to be restored with 3 items")
+	require.Contains(t, must(t, "cat", dir), `version "0"`)
+	require.Contains(t, must(t, "verify", dir), "1 dumps read, 0 with faults; 3 items")
 }

@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -112,7 +113,7 @@ func (a *app) dispatch(ctx context.Context, args []string) error {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", c.name, err)
+			return flagError(c.name, err)
 		}
 		if n := c.flags.NArg(); n < c.min || n > c.max {
 			return fmt.Errorf("usage: dlq %s %s; see dlq %s --help", c.name, c.args, c.name)
@@ -120,10 +121,32 @@ func (a *app) dispatch(ctx context.Context, args []string) error {
 		return c.run(ctx, c.flags.Args())
 	}
 	if len(args) > 0 {
+		if group := under(args[0], commands); len(group) > 0 {
+			return a.sayWhich(args, group)
+		}
 		fmt.Fprintf(a.err, "dlq: there is no command %q\n\n", args[0])
 	}
 	a.usage(a.err, commands)
 	return errors.New("say what to do")
+}
+
+// under returns the commands whose name is of two words, and this the first.
+func under(word string, commands []*command) []*command {
+	return slices.DeleteFunc(slices.Clone(commands), func(c *command) bool { return !strings.HasPrefix(c.name, word+" ") })
+}
+
+// sayWhich lists the commands that begin with a word, since none was named, or one that there is not.
+func (a *app) sayWhich(args []string, group []*command) error {
+	switch {
+	case len(args) == 1:
+		listCommands(a.err, group)
+		return fmt.Errorf("%s: say which of these", args[0])
+	case slices.Contains([]string{"help", "-h", "--help"}, args[1]):
+		listCommands(a.out, group)
+		return nil
+	}
+	listCommands(a.err, group)
+	return fmt.Errorf("there is no command %q", args[0]+" "+args[1])
 }
 
 // cutName takes a command's name, which may be two words, off the arguments.
@@ -143,10 +166,14 @@ func cutName(name string, args []string) (rest []string, ok bool) {
 func (*app) usage(w io.Writer, commands []*command) {
 	fmt.Fprintln(w, "dlq looks into, checks, replays and clears dead letters on disk.")
 	fmt.Fprintln(w)
+	listCommands(w, commands)
+	fmt.Fprintln(w, "\ndlq COMMAND --help shows the command's flags. Exit code 1: a fault was found, or not all was done; 2: it could not run.")
+}
+
+func listCommands(w io.Writer, commands []*command) {
 	for _, c := range commands {
 		fmt.Fprintf(w, "  dlq %-18s %-24s %s\n", c.name, c.args, c.what)
 	}
-	fmt.Fprintln(w, "\ndlq COMMAND --help shows the command's flags. Exit code 1: a fault was found, or not all was done; 2: it could not run.")
 }
 
 // isDirectory says early that a directory is not there, instead of making it.

@@ -11,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/edgetide/telegraf-victorialogs/dlq"
 )
@@ -65,8 +66,8 @@ func (a *app) quarantineRestore() *command {
 	c := newCommand("quarantine restore", "DIR NAME…|--all", "put dumps back among those to be restored", 1, unlimited)
 	o := restoreOptions{}
 	all := c.flags.Bool("all", false, "all that is in quarantine")
-	c.flags.BoolVar(&o.again, "again", false, "damaged ones, too; what can be read of them was most likely restored before")
-	c.flags.StringVar(&o.version, "version", "", "give them this version, so that a queue of this version restores them")
+	c.flags.BoolVar(&o.again, "again", false, "damaged ones, too: what can be read of them, whether it was restored before or not")
+	textFlag(c.flags, &o.version, "version", "version", "", checkVersion, "give them this version, so that a queue of this version restores them")
 	asJSON := c.flags.Bool("json", false, "print a JSON array")
 	c.run = func(ctx context.Context, args []string) error {
 		o.setVersion = c.flags.Changed("version")
@@ -131,9 +132,14 @@ func (a *app) restore(ctx context.Context, dir string, f dlq.File, o restoreOpti
 	switch {
 	case report.Items == 0:
 		return "", 0, errors.New("nothing in it can be read")
+	case !whole && !o.again && undelivered(f):
+		return "", 0, fmt.Errorf("it is damaged, and nothing says that it was restored before it was set aside: %q. --again restores "+
+			"what can be read, %d items", f.Why, report.Items)
 	case !whole && !o.again:
 		return "", 0, fmt.Errorf("it is damaged, and set aside for this: %q. What can be read of it was most likely restored before it "+
 			"was set aside; --again restores that once more", f.Why)
+	case !whole && f.Version == "" && !o.setVersion:
+		return "", 0, errors.New("its header does not say its version; say with --version which the queue has, as ls shows it for other dumps")
 	}
 	if whole && (!o.setVersion || o.version == f.Version) {
 		to, err = moveBack(dir, f)
@@ -146,6 +152,10 @@ func (a *app) restore(ctx context.Context, dir string, f dlq.File, o restoreOpti
 	}
 	return a.copyBack(ctx, dir, f, o.version)
 }
+
+// undelivered reports that nothing says that a dump was restored before it was set aside: that was for its version, as it is
+// when the header is lost, or somebody put it there.
+func undelivered(f dlq.File) bool { return f.Why == "" || strings.HasPrefix(f.Why, "version ") }
 
 // errTaken says that another dump has the number.
 var errTaken = errors.New("the number is taken")

@@ -19,7 +19,7 @@ import (
 type replayOptions struct {
 	url         string
 	stdout      bool
-	header      []string
+	header      headers
 	contentType string
 	timeout     time.Duration
 	rate        float64
@@ -31,18 +31,19 @@ type replayOptions struct {
 }
 
 func (a *app) replay() *command {
-	var o replayOptions
+	o := replayOptions{header: headers{}}
 	c := newCommand("replay", "DIR [DUMP…]", "deliver the items, oldest first, to a URL or to stdout; what is interrupted goes on later", 1, unlimited)
 	f := c.flags
-	f.StringVar(&o.url, "url", "", "POST each item to this URL; the answer must be 2xx")
+	textFlag(f, &o.url, kindURL, "url", "", checkURL, "POST each item to this URL; the answer must be 2xx. A batch of "+
+		"outputs.victorialogs goes to its own path below it, as the plugin would send it")
 	f.BoolVar(&o.stdout, "stdout", false, "write items to stdout, with a newline after each; with --json an object for each")
-	f.StringArrayVar(&o.header, "header", nil, `a header of each request, such as "Authorization: Bearer …"; may be repeated`)
-	f.StringVar(&o.contentType, "content-type", "application/octet-stream", "what the items are")
-	f.DurationVar(&o.timeout, "timeout", 15*time.Second, "how long a request may take")
-	f.Float64Var(&o.rate, "rate", 0, "items a second at most; 0: no bound")
-	f.Float64Var(&o.byteRate, "bytes-rate", 0, "bytes a second at most; 0: no bound")
-	f.DurationVar(&o.retry, "retry", time.Second, "how long to wait after a failure")
-	f.DurationVar(&o.giveUp, "give-up", time.Minute, "end when nothing was delivered for so long; 0s: never")
+	f.Var(o.header, "header", `a header of each request, such as "Authorization: Bearer …"; may be repeated`)
+	textFlag(f, &o.contentType, "type", "content-type", "application/octet-stream", checkHeaderValue, "what the items are that are no batches")
+	durationFlag(f, &o.timeout, "timeout", 15*time.Second, 1, "how long a request may take")
+	rateFlag(f, &o.rate, "rate", 0, true, "items a second at most, a batch being one; 0: no bound")
+	rateFlag(f, &o.byteRate, "bytes-rate", 0, true, "bytes a second at most; 0: no bound")
+	durationFlag(f, &o.retry, "retry", time.Second, 1, "how long to wait after a failure")
+	durationFlag(f, &o.giveUp, "give-up", time.Minute, 0, "end when nothing was delivered for so long; 0s: never")
 	f.BoolVar(&o.dryRun, "dry-run", false, "only print what would be delivered; this works beside a running queue")
 	f.BoolVar(&o.json, "json", false, "print JSON")
 	c.run = func(ctx context.Context, args []string) error {
@@ -63,10 +64,6 @@ func (o *replayOptions) check() error {
 		return errors.New("--url and --stdout exclude each other")
 	case o.url == "" && !o.stdout && !o.dryRun:
 		return errors.New("say where the items go: --url URL or --stdout")
-	case o.rate < 0 || o.byteRate < 0:
-		return errors.New("--rate and --bytes-rate must not be negative")
-	case o.timeout <= 0 || o.retry <= 0 || o.giveUp < 0:
-		return errors.New("--timeout and --retry must be more than 0s, --give-up must not be negative")
 	}
 	return nil
 }
@@ -106,7 +103,11 @@ func (a *app) replayDry(o replayOptions, dir string, names []string) error {
 	if o.byteRate > 0 {
 		seconds = max(seconds, float64(bytes)/o.byteRate)
 	}
-	if seconds > 0 {
+	const year = 365 * 24 * 60 * 60
+	switch {
+	case seconds > year: // more than a duration may hold, perhaps
+		fmt.Fprintf(a.out, ", in no less than %.1f years", seconds/year)
+	case seconds > 0:
 		fmt.Fprintf(a.out, ", in no less than %s", time.Duration(seconds*float64(time.Second)).Round(time.Second))
 	}
 	fmt.Fprintln(a.out)
@@ -389,7 +390,7 @@ func (a *app) stdoutSink(asJSON bool, current *source) sink {
 		send: func(_ context.Context, item []byte) error {
 			var err error
 			if asJSON {
-				err = writeItem(a.out, current.name, current.version, nil, item)
+				err = newItemLine(current.name, current.version, item).write(a.out)
 			} else {
 				_, err = a.out.Write(append(item[:len(item):len(item)], '\n'))
 			}

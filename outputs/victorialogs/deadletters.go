@@ -115,6 +115,7 @@ func (l *deadLetters) open(restore dlq.Target[*deadletter.Letter]) (err error) {
 	}
 	// What was refused must not take the room of what can still be delivered: the oldest of it gives way.
 	o.MaxSize, o.OnFull, o.Dropping, o.Metrics = max(o.MaxSize/16, 1<<20), dlq.DropOldest, l.droppingRejected, nil
+	o.Logger = logbridge.New(l.log, "Rejected rows: ")
 	if l.rejectedDisk, err = dlq.OpenDisk(filepath.Join(l.options.Directory, "rejected"), o); err != nil {
 		return err
 	}
