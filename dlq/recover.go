@@ -337,9 +337,11 @@ func (d *Disk) trim(o *openDump) {
 	foot.reason = ReasonSalvaged
 	b := appendTail(nil, d.header(o), foot)
 	f, err := d.fs.Open(name, false)
+	truncated := false
 	if err == nil {
 		err = f.Truncate(int64(foot.length)) //nolint:gosec // a length
 		if err == nil {
+			truncated = true
 			_, err = f.WriteAt(b, int64(foot.length)) //nolint:gosec // a length
 		}
 		if err == nil {
@@ -350,7 +352,13 @@ func (d *Disk) trim(o *openDump) {
 	if err == nil {
 		err = d.publishFile(o.sequence, openSuffix)
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+	case truncated: // what was not durable is gone from it, and the rest is sealed when there is room
+		d.release(int64(o.durable.length)) //nolint:gosec // a length, which the salvage counts again
+		d.salvageLater(o.sequence)
+		return
+	default:
 		d.o.Logger.Error("a dump that was given up stays open until the next start", "sequence", o.sequence, "error", err)
 		return
 	}

@@ -89,6 +89,17 @@ func (l *Letter) Lines() ([]byte, error) { return Decompress(l.Encoding, l.Body)
 // maxLines bounds what a body becomes: a batch has 4 MiB at most and one line of any length.
 const maxLines = 256 << 20
 
+// decoder is shared: it keeps its tables, and DecodeAll may be called concurrently.
+var decoder = newDecoder()
+
+func newDecoder() *zstd.Decoder {
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(2), zstd.WithDecoderMaxMemory(maxLines))
+	if err != nil {
+		panic(err) // for wrong options alone
+	}
+	return d
+}
+
 // Decompress undoes a content encoding.
 func Decompress(encoding string, body []byte) ([]byte, error) {
 	switch encoding {
@@ -105,12 +116,7 @@ func Decompress(encoding string, body []byte) ([]byte, error) {
 		}
 		return lines, err
 	case "zstd":
-		r, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxLines))
-		if err != nil {
-			return nil, err
-		}
-		defer r.Close()
-		return r.DecodeAll(body, nil)
+		return decoder.DecodeAll(body, nil)
 	default:
 		return nil, fmt.Errorf("encoding is %q; it must be zstd, gzip or identity", encoding)
 	}

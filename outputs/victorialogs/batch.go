@@ -29,6 +29,9 @@ type batch struct {
 
 	route   *deadletter.Route // where it goes; nil: where the options say
 	home    *home             // it comes from the disk, where it still is; nil: it does not
+	failed  time.Time         // of what comes from the disk: when it was not taken for the first time
+	tries   int               // and how often it was not
+	anew    bool              // it goes there again, without the rows that are settled
 	refusal *refusal          // it is never to be sent, and why; nil: it is
 
 	// What follows is delivery's, under its lock.
@@ -38,7 +41,6 @@ type batch struct {
 	bad      *Failure  // that, when the fault can only be in this half
 	closed   time.Time // when delivery took it over
 	attempts int
-	answered int                         // attempts that the server answered, but did not take
 	retry    *backoff.ExponentialBackOff // nil before the first failure
 	due      time.Time                   // not to be tried again before
 

@@ -94,6 +94,9 @@ type deadLetters struct {
 	restoring          sync.WaitGroup
 }
 
+// runs has the run for each counter of what is on disk. The counters outlive a reload, so their run does, too.
+var runs sync.Map
+
 // restoredTogether is how many letters become one request at most: with a broker that has a small window each is small.
 const restoredTogether = 256
 
@@ -104,7 +107,8 @@ func (l *deadLetters) open(restore dlq.Target[*deadletter.Letter]) (err error) {
 			err = errors.Join(fmt.Errorf("dlq: directory = %q: %w", l.options.Directory, err), l.close())
 		}
 	}()
-	l.run = strconv.FormatInt(time.Now().UnixNano(), 36)
+	run, _ := runs.LoadOrStore(l.stats.onDisk, strconv.FormatInt(time.Now().UnixNano(), 36))
+	l.run, _ = run.(string)
 	log := logbridge.New(l.log, "Dead letters: ")
 	o := dlq.DiskOptions{
 		Version: l.options.Version, MaxSize: int64(l.options.MaxSize), OnFull: dlq.OnFull(l.options.OnFull),

@@ -93,7 +93,7 @@ func TestOutage(t *testing.T) {
 		require.Zero(t, r.stats.onDisk.Get())
 		require.Zero(t, r.stats.dlqItems.Get())
 		require.Zero(t, r.stats.dlqOldestAge.Get())
-		require.Equal(t, int64(601), r.stats.batchesRestored.Get())
+		require.GreaterOrEqual(t, r.stats.batchesRestored.Get(), int64(601), "some went to the end of the line")
 		require.Len(t, logged(r, 'I', "takes batches again"), 1)
 		requireBalance(t, r)
 		add()

@@ -47,12 +47,16 @@ type delivery struct {
 	closing  bool
 	patient  bool // while closing: the retry budget is not spent
 
-	refused   []*batch      // to be set aside on disk, oldest first
-	diskUntil time.Time     // the disk refused a batch, and is left alone until then
-	restoring []*homecoming // letters from the disk that are not on their way yet, oldest first
-	gatherAt  time.Time     // when the first of those has waited long enough for others
-	restored  bool          // a batch of such letters is on its way
-	dumpWake  chan struct{} // holds a token when dumpAll should look
+	refused       []*batch                    // to be set aside on disk, oldest first
+	diskUntil     time.Time                   // the disk refused a batch, and is left alone until then
+	rejectedUntil time.Time                   // the same of the one for refused rows
+	restoring     []*homecoming               // letters from the disk that are not on their way yet, oldest first
+	gatherAt      time.Time                   // when the first of those has waited long enough for others
+	homes         int                         // batches of such letters that are under way
+	taken         time.Time                   // when the server took a batch last
+	homeRetry     *backoff.ExponentialBackOff // nil: the last such batch was taken
+	homeUntil     time.Time                   // none goes out before
+	dumpWake      chan struct{}               // holds a token when dumpAll should look
 
 	wake    chan struct{} // holds a token when a worker should look at the queue
 	done    chan struct{} // closed when closing has come to its end
@@ -68,7 +72,8 @@ type away struct {
 	told    bool      // in the log; a batch that the server alone cannot take would fill it otherwise
 	until   time.Time // no request goes out before
 	retry   *backoff.ExponentialBackOff
-	dropped int // metrics that had to be dropped meanwhile
+	dropped int  // metrics that had to be dropped meanwhile
+	live    bool // what comes from the disk was answered and not taken: a live batch is to find out whose fault it is
 }
 
 // What lines in the log are about, for mayLog.
@@ -258,7 +263,8 @@ func (d *delivery) take(now time.Time) (*batch, time.Duration) {
 	const noBatch = time.Hour
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.away.since.IsZero() {
+	isAway := !d.away.since.IsZero()
+	if isAway {
 		if d.inFlight > 0 {
 			return nil, noBatch // settle wakes us
 		}
@@ -266,16 +272,20 @@ func (d *delivery) take(now time.Time) (*batch, time.Duration) {
 			return nil, wait
 		}
 	}
-	wait := noBatch
+	wait, live := noBatch, isAway && d.away.live
 	for i, b := range d.queue {
-		if b.held {
+		if b.held || b.anew || b.home != nil && live && d.hasLive() {
+			continue
+		}
+		if until := d.homeUntil.Sub(now); b.home != nil && until > 0 {
+			wait = min(wait, until)
 			continue
 		}
 		if until := b.due.Sub(now); until > 0 {
 			wait = min(wait, until)
 			continue
 		}
-		if reason, _ := d.dumpReason(b, now); reason != "" {
+		if reason, _ := d.dumpReason(b, now); reason != "" && !live {
 			d.signalDump()
 			continue
 		}
@@ -283,8 +293,8 @@ func (d *delivery) take(now time.Time) (*batch, time.Duration) {
 		return d.fly(b), 0
 	}
 	// Live traffic comes first, and of what comes from the disk one batch is under way at a time, so that it has a worker.
-	if !d.closing && !d.restored && len(d.restoring) > 0 {
-		until := d.gatherAt.Sub(now)
+	if !d.closing && d.homes == 0 && len(d.restoring) > 0 {
+		until := max(d.gatherAt.Sub(now), d.homeUntil.Sub(now))
 		if until <= 0 {
 			return d.fly(d.gather()), 0
 		}
@@ -362,6 +372,10 @@ func (d *delivery) settle(b *batch, started time.Time, err error) {
 	switch {
 	case err == nil:
 		d.stats.delivered.Incr(int64(b.count))
+		d.taken = time.Now()
+		if b.home != nil {
+			d.homeRetry, d.homeUntil = nil, time.Time{}
+		}
 		if b.sibling != nil {
 			b.sibling.bad = b.refused
 		}
@@ -419,16 +433,16 @@ func (d *delivery) isBack() {
 
 // requeue puts the batch back to be sent again, and holds all others back for a while.
 func (d *delivery) requeue(b *batch, started time.Time, err error) {
+	if b.home != nil {
+		d.requeueHome(b, err)
+		return
+	}
 	now := time.Now()
-	broken := errors.Is(err, errBroken)
-	if broken || d.answeredOften(b, err) || b.home != nil && (d.closing || b.home.ended) {
-		d.giveBack(b.home, err)
-	} else {
-		d.insert(b)
+	d.insert(b)
+	if d.ctx.Err() != nil {
+		return // our own cancellation says nothing about the server
 	}
-	if d.ctx.Err() != nil || broken {
-		return // which says nothing about the server
-	}
+	d.away.live = false
 	d.stats.batchesRetried.Incr(1)
 	b.attempts++
 	if b.retry == nil {
@@ -464,17 +478,6 @@ func (d *delivery) requeue(b *batch, started time.Time, err error) {
 		d.log.Warnf("%s takes no batches: %v; the data is kept and tried again, next in %s", d.target, err,
 			d.away.until.Sub(now).Round(time.Millisecond))
 	}
-}
-
-// answeredOften reports that the server answers, and time and again does not take what came from the disk: the restorer is to
-// find out which letter is at fault, if one is.
-func (*delivery) answeredOften(b *batch, err error) bool {
-	const often = 5
-	if b.home == nil || !errors.Is(err, ErrRefused) {
-		return false
-	}
-	b.answered++
-	return b.answered >= often
 }
 
 func (d *delivery) newBackoff() *backoff.ExponentialBackOff {

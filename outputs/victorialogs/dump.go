@@ -1,6 +1,8 @@
 package victorialogs
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,15 +65,22 @@ func (d *delivery) dumpAll() {
 // takeDumps takes what is to go to the disk now, or says how long to wait at most.
 func (d *delivery) takeDumps(now time.Time) (dumps []dump, wait time.Duration) {
 	wait = time.Second // so that the age of the oldest dump is right
-	if until := d.diskUntil.Sub(now); until > 0 {
-		return nil, min(wait, until)
+	if until := d.rejectedUntil.Sub(now); until <= 0 {
+		dumps = d.takeRefused()
+	} else if len(d.refused) > 0 {
+		wait = min(wait, until)
 	}
-	dumps = d.takeRefused()
+	if until := d.diskUntil.Sub(now); until > 0 {
+		return dumps, min(wait, until)
+	}
 	tight := d.bytes > d.maxBytes*3/4
 	for i := 0; i < len(d.queue) && len(dumps) < dumpedTogether; {
 		b := d.queue[i]
 		reason, until := d.dumpReason(b, now)
-		if reason == "" && tight && b.home == nil {
+		switch {
+		case b.anew:
+			reason = dumpedBudget
+		case reason == "" && tight && b.home == nil:
 			reason = dumpedPending
 		}
 		if reason == "" {
@@ -178,13 +187,25 @@ func (d *delivery) settleDump(part dump, err error) {
 	var settled []*batch
 	d.mu.Lock()
 	if err != nil {
-		d.diskUntil = time.Now().Add(diskRetry)
+		if part.batches[0].refusal != nil {
+			d.rejectedUntil = time.Now().Add(diskRetry)
+		} else {
+			d.diskUntil = time.Now().Add(diskRetry)
+		}
 		if d.mayLog(errDisk) {
 			d.log.Errorf("Cannot put batches on disk: %v; they stay in memory, which max_pending bounds", err)
 		}
 	}
 	for _, b := range part.batches {
 		switch {
+		case err != nil && b.home != nil && b.refusal != nil && d.diskUntil.IsZero():
+			b.refusal, b.anew = nil, true // nothing else must wait until it can be set aside
+			d.insert(b)
+			d.signalDump()
+			continue
+		case err != nil && b.home != nil && b.refusal != nil:
+			d.giveBack(b.home, err)
+			continue
 		case err != nil && b.refusal != nil:
 			d.refused = append(d.refused, b)
 			continue
@@ -198,7 +219,7 @@ func (d *delivery) settleDump(part dump, err error) {
 		default:
 			d.stats.dumped[part.reason].Incr(1)
 			d.stats.onDisk.Incr(int64(b.count))
-			d.gone(b)
+			d.gone(b) // a part of a letter leaves the disk as that, and is there as a new one
 		}
 		settled = append(settled, b)
 	}
@@ -219,7 +240,8 @@ type home struct {
 	letters []*homecoming
 	ours    bool // they are of this life of the process
 	parts   int  // that are not settled
-	group   bool // it is what d.restored stands for
+	settled int  // rows that are
+	split   bool // there are, or were, several parts
 	ended   bool // the restorer was told
 }
 
@@ -235,6 +257,9 @@ var errClosing = errors.New("the plugin closes")
 // letters at a time, which then share a request. An error does not mean that the letter is at fault unless the server takes
 // others.
 func (d *delivery) restore(_ context.Context, l *deadletter.Letter) error {
+	if lines, err := l.Lines(); err != nil || bytes.Count(lines, []byte{'\n'}) != l.Count {
+		return fmt.Errorf("%w: its body cannot be read as %d rows: %w", dlq.ErrPoison, l.Count, cmp.Or(err, errBroken))
+	}
 	h := &homecoming{letter: l, done: make(chan error, 1)}
 	d.mu.Lock()
 	if d.closing {
@@ -263,12 +288,18 @@ func (d *delivery) takeStale(b *batch) {
 		d.settle(b, time.Now(), err)
 		return
 	}
-	oldest := time.Now().Add(-d.maxAge)
-	isOld := func(line []byte) bool {
+	now := time.Now()
+	oldest := now // of those that are kept
+	old, rest := b.part(lines, func(line []byte) bool {
 		t, ok := lineTime(line)
-		return ok && t.Before(oldest)
-	}
-	old, rest := b.part(lines, isOld)
+		if ok && now.Sub(t) > d.maxAge {
+			return true
+		}
+		if ok && t.Before(oldest) {
+			oldest = t
+		}
+		return false
+	})
 	old.refusal = &refusal{reason: errTooOld.Error()}
 	rest.first = oldest
 	parts := slices.DeleteFunc([]*batch{old, rest}, func(part *batch) bool { return part.count == 0 })
@@ -305,6 +336,7 @@ var errBroken = errors.New("broken batch")
 func (d *delivery) replace(b *batch, parts ...*batch) {
 	if b.home != nil {
 		b.home.parts += len(parts) - 1
+		b.home.split = b.home.split || len(parts) > 1
 	} else {
 		d.grow(-b.size())
 	}
@@ -324,22 +356,36 @@ func (d *delivery) replace(b *batch, parts ...*batch) {
 	}
 }
 
-// gather makes a batch of letters that can go in one request, in their order: their bodies one behind the other, which each
-// content encoding allows.
+// gather makes a batch of letters that can go in one request, in their order.
 func (d *delivery) gather() *batch {
 	const most = 256_000 // bytes; a server that refuses a larger body early closes the connection, too
-	first := d.restoring[0].letter
+	n, size := 0, 0
+	for _, h := range d.restoring {
+		first, l := d.restoring[0].letter, h.letter
+		stale := d.maxAge > 0 && (time.Since(first.First) > d.maxAge || time.Since(l.First) > d.maxAge) // is halved alone
+		if size += len(l.Body); n > 0 && (stale || l.Route != first.Route || d.isOurs(l) != d.isOurs(first) || size > most) {
+			break
+		}
+		n++
+	}
+	b := d.batchOf(slices.Clone(d.restoring[:n]))
+	d.restoring = slices.Delete(d.restoring, 0, n)
+	return b
+}
+
+func (d *delivery) isOurs(l *deadletter.Letter) bool { return l.Run == d.dead.run }
+
+// batchOf makes a batch of letters of one route: their bodies one behind the other, which each content encoding allows.
+func (d *delivery) batchOf(letters []*homecoming) *batch {
+	first := letters[0].letter
 	b := &batch{
 		body: first.Body, route: &first.Route, opened: first.First, first: first.First, newest: first.Last, closed: time.Now(),
+		attempts: first.Attempts, home: &home{letters: letters, parts: 1, ours: d.isOurs(first)},
 	}
-	b.home = &home{parts: 1, group: true, ours: first.Run == d.dead.run}
-	for _, h := range d.restoring {
+	for i, h := range letters {
 		l := h.letter
-		if b.count > 0 {
-			if l.Route != first.Route || (l.Run == d.dead.run) != b.home.ours || len(b.body)+len(l.Body) > most {
-				break
-			}
-			b.body = append(b.body, l.Body...)
+		if i > 0 {
+			b.body = append(b.body[:len(b.body):len(b.body)], l.Body...)
 		}
 		b.count += l.Count
 		if l.First.Before(b.first) {
@@ -348,16 +394,19 @@ func (d *delivery) gather() *batch {
 		if l.Last.After(b.newest) {
 			b.newest = l.Last
 		}
-		b.home.letters = append(b.home.letters, h)
 	}
-	d.restoring = slices.Delete(d.restoring, 0, len(b.home.letters))
-	d.restored = true
+	d.homes++
 	return b
 }
 
 // goneHome counts a part of restored letters that is settled, and tells the restorer when it was the last.
 func (d *delivery) goneHome(b *batch) {
+	if b.home.ended {
+		d.stats.recovered.Incr(int64(b.count)) // it was given back, and comes again
+		return
+	}
 	d.stats.offDisk(b.count, b.home.ours)
+	b.home.settled += b.count
 	b.home.parts--
 	if b.home.parts == 0 && !b.home.ended {
 		d.stats.batchesRestored.Incr(int64(len(b.home.letters)))
@@ -365,8 +414,77 @@ func (d *delivery) goneHome(b *batch) {
 	}
 }
 
-// giveBack leaves letters to the restorer, which has them on disk still.
+// requeueHome decides what becomes of a batch from the disk that was not taken. It says little about the server: the fault may
+// be its own, as that of a tenant which is no more. So it neither begins an outage nor ends one, and has a backoff of its own.
+// If the server was reached each letter is tried alone, and one that is still not taken, while others are, goes to the end of
+// the line: it becomes a new letter.
+func (d *delivery) requeueHome(b *batch, err error) {
+	reached := !errors.Is(err, ErrCannotConnect)
+	switch {
+	case errors.Is(err, errBroken) || d.closing && !b.home.split && b.failed.IsZero():
+		d.giveBack(b.home, err)
+	case d.closing || b.home.split || reached && len(b.home.letters) == 1 && d.isAtFault(b):
+		b.anew = true
+		d.insert(b)
+		d.signalDump()
+	case reached && len(b.home.letters) > 1:
+		half := len(b.home.letters) / 2
+		d.homes--
+		for _, letters := range [][]*homecoming{b.home.letters[:half], b.home.letters[half:]} {
+			part := d.batchOf(letters)
+			part.failed = time.Now()
+			d.insert(part)
+		}
+	default:
+		d.insert(b)
+	}
+	if d.ctx.Err() != nil || errors.Is(err, errBroken) {
+		return // which says nothing about the server
+	}
+	now := time.Now()
+	d.stats.batchesRetried.Incr(1)
+	b.attempts++
+	b.tries++
+	if b.failed.IsZero() {
+		b.failed = now
+	}
+	if d.homeRetry == nil {
+		d.homeRetry = d.newBackoff()
+	}
+	hold := d.homeRetry.NextBackOff()
+	if failure := (*Failure)(nil); errors.As(err, &failure) {
+		hold = max(hold, failure.RetryAfter)
+	}
+	d.homeUntil = now.Add(hold)
+	if isAway := !d.away.since.IsZero(); isAway {
+		d.away.until = now.Add(hold)
+		d.away.live = reached
+	} else if d.mayLog(errHome) {
+		d.log.Warnf("%s does not take a batch from the dead letters: %v; it is kept and tried again", d.target, err)
+	}
+}
+
+// isAtFault reports that the server took others since this batch was not taken for the first time, or that it is time for
+// others.
+func (d *delivery) isAtFault(b *batch) bool {
+	const often = 5
+	return !b.failed.IsZero() && d.taken.After(b.failed) || b.tries >= often
+}
+
+// errHome is what lines in the log about batches from the disk are about, for mayLog.
+var errHome = errors.New("a batch from the disk is not taken")
+
+// hasLive reports that a batch waits that does not come from the disk.
+func (d *delivery) hasLive() bool {
+	return slices.ContainsFunc(d.queue, func(b *batch) bool { return b.home == nil && !b.held })
+}
+
+// giveBack leaves letters to the restorer, which has them on disk still. Rows of them that are settled come again.
 func (d *delivery) giveBack(h *home, err error) {
+	if h.ours && !h.ended && h.settled > 0 {
+		d.stats.onDisk.Incr(int64(h.settled))
+		d.stats.recovered.Incr(int64(h.settled))
+	}
 	d.queue = slices.DeleteFunc(d.queue, func(b *batch) bool { return b.home == h })
 	d.refused = slices.DeleteFunc(d.refused, func(b *batch) bool { return b.home == h })
 	if !h.ended {
@@ -379,9 +497,8 @@ func (d *delivery) endHome(h *home, err error) {
 	for _, l := range h.letters {
 		l.done <- err
 	}
-	if h.group {
-		d.restored = false
-	}
+	d.homes--
+	d.signal()
 }
 
 // giveAllBack ends all restoring.
@@ -391,7 +508,11 @@ func (d *delivery) giveAllBack() {
 	}
 	d.restoring = nil
 	for _, b := range slices.Concat(d.queue, d.refused) {
-		if b.home != nil {
+		switch {
+		case b.home == nil:
+		case b.home.split || !b.failed.IsZero():
+			b.anew = b.refusal == nil
+		default:
 			d.giveBack(b.home, errClosing)
 		}
 	}
@@ -432,5 +553,12 @@ func (d *delivery) dumpRest() {
 	d.mu.Unlock()
 	for part := range slices.Chunk(dumps, dumpedTogether) {
 		d.write(part)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, b := range slices.Concat(d.queue, d.refused) {
+		if b.home != nil { // the disk refuses, and has its letter still
+			d.giveBack(b.home, errClosing)
+		}
 	}
 }
