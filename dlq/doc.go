@@ -66,7 +66,7 @@
 //
 // # Who may call what
 //
-// All methods of [Queue] and [Disk] may be called concurrently. A [Restorer] has one goroutine, and calls its [Target] and its
-// [Decoder] from as many as Concurrency says. A [Reader] belongs to one. A Target may enqueue into the queue that feeds the same
+// All methods of [Queue] and [Disk] may be called concurrently. A [Restorer] has one goroutine, on which it calls its
+// [Target] and its [Decoder]. A [Reader] belongs to one. A Target may enqueue into the queue that feeds the same
 // Disk. Close the Restorer and the Queue before the Disk; what is asked of a closed Disk is refused with [ErrClosed].
 package dlq

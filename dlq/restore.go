@@ -52,9 +52,10 @@ type RestorerOptions[T any] struct {
 	AllowRate float64
 	// ItemsPerSecond and BytesPerSecond bound the flow; 0 is no bound.
 	ItemsPerSecond, BytesPerSecond float64
-	// Concurrency is how many items are given to the target at a time, of 1 MiB together at most; 0 means 1. They begin in
-	// their order and may end in any.
-	Concurrency int
+	// Batch, unless it is nil, is given BatchSize items at a time, of 1 MiB together at most, in their order, before the
+	// target is. It returns an error for each, nil for those that it took; those that it did not the target is given.
+	Batch     func(ctx context.Context, items []T) []error
+	BatchSize int
 	// MaxAttempts is how often an item is tried before others are, and once more when one of those was delivered, before it
 	// is taken for poison; 0 means 5. While nothing can be delivered, items are tried forever.
 	MaxAttempts int
@@ -77,9 +78,6 @@ func (o *RestorerOptions[T]) setDefaults() error {
 	if o.MaxAttempts == 0 {
 		o.MaxAttempts = 5
 	}
-	if o.Concurrency == 0 {
-		o.Concurrency = 1
-	}
 	if o.OnVersionMismatch == "" {
 		o.OnVersionMismatch = Quarantine
 	}
@@ -90,8 +88,8 @@ func (o *RestorerOptions[T]) setDefaults() error {
 		return fmt.Errorf("dlq: AllowRate is %v; it must be from 0 to 1", o.AllowRate)
 	case o.ItemsPerSecond < 0 || o.BytesPerSecond < 0:
 		return errors.New("dlq: ItemsPerSecond and BytesPerSecond must not be negative")
-	case o.Concurrency < 0:
-		return fmt.Errorf("dlq: Concurrency is %d; it must not be negative", o.Concurrency)
+	case o.BatchSize < 0 || o.Batch != nil && o.BatchSize == 0:
+		return fmt.Errorf("dlq: BatchSize is %d; it must say how many items Batch is given", o.BatchSize)
 	case o.MaxAttempts < 0:
 		return fmt.Errorf("dlq: MaxAttempts is %d; it must not be negative", o.MaxAttempts)
 	case o.OnVersionMismatch != Quarantine && o.OnVersionMismatch != Remove:
@@ -346,7 +344,7 @@ func (r *Restorer[T]) deliverAll(ctx context.Context, info Info, d *delivery) er
 	timer := time.AfterFunc(progressEvery, func() { due.Store(true) })
 	defer timer.Stop()
 	for {
-		round, err := d.round(r.o.Concurrency)
+		round, err := d.round(max(r.o.BatchSize, 1))
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -373,19 +371,26 @@ func (r *Restorer[T]) deliverAll(ctx context.Context, info Info, d *delivery) er
 	}
 }
 
-// together gives several items to the target at once, and returns those that it did not take. A single one it leaves to settle.
+// together gives several items to Batch, and returns those that it did not take. A single one it leaves to settle.
 func (r *Restorer[T]) together(ctx context.Context, info Info, d *delivery, round []letter) (left []letter) {
 	if len(round) == 1 {
 		return round
 	}
-	errs := make([]error, len(round))
-	var all sync.WaitGroup
+	taken := make([]bool, len(round))
+	var items []T
+	var places []int // of the items in the round
 	for i, l := range round {
-		all.Go(func() { errs[i] = r.once(ctx, info, l.data) })
+		if item, err := r.prepare(ctx, info, l.data); err == nil { // else settle meets the error again
+			items, places = append(items, item), append(places, i)
+		}
 	}
-	all.Wait()
+	if len(items) > 0 {
+		for n, err := range r.o.Batch(ctx, items) {
+			taken[places[n]] = err == nil
+		}
+	}
 	for i, l := range round {
-		if errs[i] != nil {
+		if !taken[i] {
 			left = append(left, l)
 			continue
 		}
@@ -506,35 +511,43 @@ func (r *Restorer[T]) attempts(ctx context.Context, info Info, data []byte) (err
 	}
 }
 
-// once gives an item to the target when load and rates allow it.
-func (r *Restorer[T]) once(ctx context.Context, info Info, data []byte) (err error) {
+// once gives an item to the target.
+func (r *Restorer[T]) once(ctx context.Context, info Info, data []byte) error {
+	item, err := r.prepare(ctx, info, data)
+	if err != nil {
+		return err
+	}
+	return r.target(ctx, item)
+}
+
+// prepare makes an item of its bytes, when load and rates allow it.
+func (r *Restorer[T]) prepare(ctx context.Context, info Info, data []byte) (item T, err error) {
 	for r.o.Load != nil && r.o.Load() > r.o.AllowRate {
 		if !pause(ctx, r.o.PostponeInterval) {
-			return ctx.Err()
+			return item, ctx.Err()
 		}
 	}
 	if r.items != nil {
 		if err := await(ctx, r.items, 1); err != nil {
-			return err
+			return item, err
 		}
 	}
 	if r.bytes != nil { // an item larger than a burst takes several
 		for left := len(data); left > 0; left -= r.bytes.Burst() {
 			if err := await(ctx, r.bytes, min(left, r.bytes.Burst())); err != nil {
-				return err
+				return item, err
 			}
 		}
 	}
 	if info.Version != r.o.Version {
 		if data, err = r.o.Migrate(info.Version, bytes.Clone(data)); err != nil {
-			return fmt.Errorf("%w: migrating it from version %q: %w", ErrPoison, info.Version, err)
+			return item, fmt.Errorf("%w: migrating it from version %q: %w", ErrPoison, info.Version, err)
 		}
 	}
-	item, err := r.decode(data)
-	if err != nil {
-		return fmt.Errorf("%w: decoding it: %w", ErrPoison, err)
+	if item, err = r.decode(data); err != nil {
+		return item, fmt.Errorf("%w: decoding it: %w", ErrPoison, err)
 	}
-	return r.target(ctx, item)
+	return item, nil
 }
 
 // await waits until a limiter allows n. One that would need longer than ctx has waits for the end of ctx, since that it was

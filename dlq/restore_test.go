@@ -875,8 +875,8 @@ func TestClosedDiskLeavesTheDirectoryAlone(t *testing.T) {
 	require.Equal(t, before, m.files())
 }
 
-// TestConcurrency gives four items at a time to a target that answers only when it has four, of which one fails at first.
-func TestConcurrency(t *testing.T) {
+// TestBatch gives four items at a time, in order; of those that are not taken the target is given each.
+func TestBatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemFS()
 		d := openMem(t, m, DiskOptions{})
@@ -885,29 +885,33 @@ func TestConcurrency(t *testing.T) {
 			want = append(want, fmt.Sprint("item ", i))
 		}
 		dumpOf(t, d, want...)
-		var mu sync.Mutex
 		var got []string
-		waiting, most, failures := 0, 0, 0
+		var batches []int
+		alone := 0
 		r, err := NewRestorer(d, DecodeString, func(_ context.Context, item string) error {
-			mu.Lock()
-			waiting++
-			most = max(most, waiting)
-			mu.Unlock()
-			<-time.After(time.Second)
-			mu.Lock()
-			defer mu.Unlock()
-			waiting--
-			if item == "item 5" && failures < 2 {
-				failures++
+			alone++
+			if alone < 3 {
 				return errors.New("not now")
 			}
 			got = append(got, item)
 			return nil
-		}, RestorerOptions[string]{Concurrency: 4})
+		}, RestorerOptions[string]{BatchSize: 4, Batch: func(_ context.Context, items []string) []error {
+			batches = append(batches, len(items))
+			errs := make([]error, len(items))
+			for i, item := range items {
+				if item == "item 5" {
+					errs[i] = errors.New("not now")
+				} else {
+					got = append(got, item)
+				}
+			}
+			return errs
+		}})
 		require.NoError(t, err)
 		require.NoError(t, r.Drain(t.Context()))
 		require.ElementsMatch(t, want, got)
-		require.Equal(t, 4, most)
+		require.Equal(t, []int{4, 4, 2}, batches)
+		require.Equal(t, 3, alone)
 		require.Empty(t, m.files()[fileName(1, dumpSuffix)])
 	})
 }

@@ -101,7 +101,7 @@ var runs sync.Map
 const restoredTogether = 256
 
 // open takes the directory. Two agents cannot have the same one.
-func (l *deadLetters) open(restore dlq.Target[*deadletter.Letter]) (err error) {
+func (l *deadLetters) open(restore func(context.Context, []*deadletter.Letter) []error) (err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("dlq: directory = %q: %w", l.options.Directory, err), l.close())
@@ -133,10 +133,10 @@ func (l *deadLetters) open(restore dlq.Target[*deadletter.Letter]) (err error) {
 	if l.rejected, err = dlq.NewQueue(l.rejectedDisk, deadletter.Append, q); err != nil {
 		return err
 	}
-	l.restorer, err = dlq.NewRestorer(l.disk, deadletter.Parse, restore, dlq.RestorerOptions[*deadletter.Letter]{
+	l.restorer, err = dlq.NewRestorer(l.disk, deadletter.Parse, one(restore), dlq.RestorerOptions[*deadletter.Letter]{
 		Version: l.options.Version, OnVersionMismatch: dlq.OnMismatch(l.options.OnVersionMismatch),
 		CheckInterval: time.Duration(l.options.CheckInterval), PostponeInterval: time.Duration(l.options.PostponeInterval),
-		Load: l.load, AllowRate: l.options.AllowRate, Concurrency: restoredTogether,
+		Load: l.load, AllowRate: l.options.AllowRate, Batch: restore, BatchSize: restoredTogether,
 		Metrics: letterMetrics{l.stats}, Logger: log,
 	})
 	return err
@@ -200,4 +200,11 @@ func (m letterMetrics) Stored(_ int, items, bytes uint64, _ int64, oldest time.T
 		since = oldest.UnixNano()
 	}
 	m.stats.oldest.Store(since)
+}
+
+// one restores a letter alone.
+func one(restore func(context.Context, []*deadletter.Letter) []error) dlq.Target[*deadletter.Letter] {
+	return func(ctx context.Context, l *deadletter.Letter) error {
+		return restore(ctx, []*deadletter.Letter{l})[0]
+	}
 }

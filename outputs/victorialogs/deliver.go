@@ -51,7 +51,6 @@ type delivery struct {
 	diskUntil     time.Time                   // the disk refused a batch, and is left alone until then
 	rejectedUntil time.Time                   // the same of the one for refused rows
 	restoring     []*homecoming               // letters from the disk that are not on their way yet, oldest first
-	gatherAt      time.Time                   // when the first of those has waited long enough for others
 	homes         int                         // batches of such letters that are under way
 	taken         time.Time                   // when the server took a batch last
 	homeRetry     *backoff.ExponentialBackOff // nil: the last such batch was taken
@@ -294,7 +293,7 @@ func (d *delivery) take(now time.Time) (*batch, time.Duration) {
 	}
 	// Live traffic comes first, and of what comes from the disk one batch is under way at a time, so that it has a worker.
 	if !d.closing && d.homes == 0 && len(d.restoring) > 0 {
-		until := max(d.gatherAt.Sub(now), d.homeUntil.Sub(now))
+		until := d.homeUntil.Sub(now)
 		if until <= 0 {
 			return d.fly(d.gather()), 0
 		}

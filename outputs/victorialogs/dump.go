@@ -253,30 +253,37 @@ type homecoming struct {
 
 var errClosing = errors.New("the plugin closes")
 
-// restore brings a letter to the server and returns when that is done. It is the restorer's target, and called for several
-// letters at a time, which then share a request. An error does not mean that the letter is at fault unless the server takes
-// others.
-func (d *delivery) restore(_ context.Context, l *deadletter.Letter) error {
-	if lines, err := l.Lines(); err != nil || bytes.Count(lines, []byte{'\n'}) != l.Count {
-		return fmt.Errorf("%w: its body cannot be read as %d rows: %w", dlq.ErrPoison, l.Count, cmp.Or(err, errBroken))
-	}
-	h := &homecoming{letter: l, done: make(chan error, 1)}
-	d.mu.Lock()
-	if d.closing {
-		h.done <- errClosing
-	} else {
-		if len(d.restoring) == 0 {
-			d.gatherAt = time.Now().Add(gatherFor)
+// restore brings letters to the server, those together that can go in one request, and returns when that is done. An error
+// says that a letter cannot be read, or that the plugin closes.
+func (d *delivery) restore(_ context.Context, letters []*deadletter.Letter) []error {
+	errs := make([]error, len(letters))
+	waiting := make([]*homecoming, len(letters))
+	for i, l := range letters {
+		if lines, err := l.Lines(); err != nil || bytes.Count(lines, []byte{'\n'}) != l.Count {
+			errs[i] = fmt.Errorf("%w: its body cannot be read as %d rows: %w", dlq.ErrPoison, l.Count, cmp.Or(err, errBroken))
+			continue
 		}
-		d.restoring = append(d.restoring, h)
-		d.signal()
+		waiting[i] = &homecoming{letter: l, done: make(chan error, 1)}
 	}
+	d.mu.Lock()
+	for _, h := range waiting {
+		switch {
+		case h == nil:
+		case d.closing:
+			h.done <- errClosing
+		default:
+			d.restoring = append(d.restoring, h)
+		}
+	}
+	d.signal()
 	d.mu.Unlock()
-	return <-h.done
+	for i, h := range waiting {
+		if h != nil {
+			errs[i] = <-h.done
+		}
+	}
+	return errs
 }
-
-// gatherFor is how long letters are waited for that can go with the first one. The restorer gives us many at a time.
-const gatherFor = time.Millisecond
 
 // isStale reports that the server would drop rows of the batch silently by now, since they are too old.
 func (d *delivery) isStale(b *batch) bool { return d.maxAge > 0 && time.Since(b.first) > d.maxAge }
