@@ -7,6 +7,7 @@ import (
 	"iter"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -51,12 +52,29 @@ type instance struct {
 func prepare(t *testing.T, url string, change ...func(*MQTTHardware)) *instance {
 	t.Helper()
 	i := &instance{MQTTHardware: New(), t: t, out: &outlet{verdict: accept}, log: &testutil.CaptureLogger{}}
+	i.Protocol = protocolUnderTest()
 	i.Servers, i.Topics, i.Log, i.Statistics = []string{url}, []string{"t/#"}, i.log, statistics(t)
 	for _, c := range change {
 		c(i.MQTTHardware)
 	}
 	require.NoError(t, i.Init())
 	return i
+}
+
+// protocolUnderTest is 3.1.1 unless the environment says otherwise, so that all tests of sessions can be run with both.
+func protocolUnderTest() string {
+	if p := os.Getenv("MQTT_PROTOCOL"); p != "" {
+		return p
+	}
+	return protocol3
+}
+
+// only3 skips what needs a scripted broker, which speaks 3.1.1.
+func only3(t *testing.T) {
+	t.Helper()
+	if protocolUnderTest() != protocol3 {
+		t.Skip("the scripted broker speaks MQTT 3.1.1")
+	}
 }
 
 // connect starts the plugin and waits until it has subscribed.

@@ -17,6 +17,7 @@ import (
 	"github.com/influxdata/telegraf/config"
 	"github.com/influxdata/telegraf/models"
 	"github.com/influxdata/telegraf/persister"
+	"github.com/influxdata/telegraf/plugins/common/tls"
 	_ "github.com/influxdata/telegraf/plugins/parsers/json" // for data_format = "json"
 	"github.com/influxdata/telegraf/testutil"
 )
@@ -173,9 +174,18 @@ func TestConfigSampleShowsDefaults(t *testing.T) {
 // options are the plugin's options by their keys; the secrets by what they hold.
 func options(p *MQTTHardware) map[string]any {
 	values := make(map[string]any)
-	v := reflect.ValueOf(p).Elem()
+	collectOptions(reflect.ValueOf(p).Elem(), values)
+	values["tls"] = p.ClientConfig
+	return values
+}
+
+func collectOptions(v reflect.Value, values map[string]any) {
 	for i := range v.NumField() {
-		key := v.Type().Field(i).Tag.Get("toml")
+		field := v.Type().Field(i)
+		if field.Anonymous && field.Type != reflect.TypeFor[tls.ClientConfig]() {
+			collectOptions(v.Field(i), values)
+		}
+		key := field.Tag.Get("toml")
 		if key == "" || key == "-" {
 			continue
 		}
@@ -183,10 +193,11 @@ func options(p *MQTTHardware) map[string]any {
 		if secret, ok := value.(config.Secret); ok {
 			value = secret.Empty()
 		}
+		if list, ok := value.([]string); ok && len(list) == 0 {
+			value = []string(nil) // the sample shows an empty list
+		}
 		values[key] = value
 	}
-	values["tls"] = p.ClientConfig
-	return values
 }
 
 // Every option is in the sample.

@@ -1,8 +1,10 @@
 package mqtt_hardware
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -16,9 +18,10 @@ import (
 
 const (
 	eventName = "mqtt"
-	maxDepth  = 64  // of nested JSON; what is deeper is kept as text
-	maxFields = 900 // VictoriaLogs drops rows with more than 1000, tags included
-	maxNames  = 10  // times the payload's length: nested names repeat their prefix
+	maxDepth  = 64   // of nested objects, maps and templates; what is deeper is kept as text or base64
+	maxFields = 900  // VictoriaLogs drops rows with more than 1000, tags included
+	maxNames  = 10   // times the payload's length: nested names repeat their prefix
+	maxEvents = 1000 // of one payload, where its format holds several
 )
 
 // readEvent makes a metric of any payload. It never fails, since losing an event is worse than an unforeseen shape:
@@ -29,26 +32,52 @@ const (
 //   - any other text, an object without fields, and one beyond the bounds below, become the field message.
 //   - what is no UTF-8 becomes base64 in the field payload_base64.
 func readEvent(payload []byte, at time.Time) telegraf.Metric {
-	m := metric.New(eventName, nil, nil, at)
-	if !utf8.Valid(payload) {
-		m.AddField("payload_base64", base64.StdEncoding.EncodeToString(payload))
-		return m
-	}
-	text := string(payload)
-	if looksLikeObject(text) && depth(text) <= maxDepth && gjson.Valid(text) {
-		r := eventReader{m: m, room: maxNames * len(text)}
-		r.object("", gjson.Parse(text))
-		if r.fields > 0 && !r.beyond() {
+	if trimmed := bytes.TrimLeft(payload, " \t\r\n"); len(trimmed) > 0 && trimmed[0] == '{' && utf8.Valid(payload) {
+		text := string(payload)
+		if m := readObject(text, at); m != nil {
 			return m
 		}
-		m = metric.New(eventName, nil, nil, at)
+		return newEvent("message", text, at)
 	}
-	m.AddField("message", text)
+	return readRaw(payload, at)
+}
+
+// readRaw makes a metric of a payload as it is.
+func readRaw(payload []byte, at time.Time) telegraf.Metric {
+	if utf8.Valid(payload) {
+		return newEvent("message", string(payload), at)
+	}
+	return newEvent("payload_base64", base64.StdEncoding.EncodeToString(payload), at)
+}
+
+func newEvent(field, value string, at time.Time) telegraf.Metric {
+	m := metric.New(eventName, nil, nil, at)
+	m.AddField(field, value)
 	return m
 }
 
-func looksLikeObject(text string) bool {
-	return strings.HasPrefix(strings.TrimLeft(text, " \t\r\n"), "{")
+// readObject makes a metric of a JSON object's text. It makes none of another text, nor of an object that has no fields
+// or is beyond the bounds.
+func readObject(text string, at time.Time) telegraf.Metric {
+	if depth(text) > maxDepth || !gjson.Valid(text) {
+		return nil
+	}
+	object := gjson.Parse(text)
+	if !object.IsObject() {
+		return nil
+	}
+	r := eventReader{m: metric.New(eventName, nil, nil, at), room: maxNames * len(text)}
+	r.object("", object)
+	if r.fields == 0 || r.beyond() {
+		return nil
+	}
+	return r.m
+}
+
+// addError adds the field error, beside one that the payload may have.
+func addError(m telegraf.Metric, err error) {
+	r := eventReader{m: m, room: math.MaxInt}
+	r.add("error", strings.ToValidUTF8(err.Error(), "\ufffd"))
 }
 
 // depth is how deeply the JSON text nests; brackets inside strings are none.

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/eclipse/paho.golang/paho"
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 
 	"github.com/influxdata/telegraf"
@@ -38,7 +39,8 @@ const (
 type flow struct {
 	stats          *stats
 	log            telegraf.Logger
-	makeMetrics    func(payload []byte, topic string, at time.Time) (metrics []telegraf.Metric, malformed bool)
+	makeMetrics    func(*message) (metrics []telegraf.Metric, malformed bool)
+	skipRetained   bool
 	wants          func(topic string) bool // must not wait
 	acc            telegraf.Accumulator
 	maxUndelivered int
@@ -73,6 +75,9 @@ type message struct {
 	at      time.Time
 	tracked bool // its sender waits for an acknowledgement: QoS 1 or 2
 	again   bool // it was handed over before
+
+	retained   bool
+	properties *paho.PublishProperties // nil with MQTT 3.1.1
 
 	// What follows is the flow's, under its lock.
 	publish    mqtt.Message // to acknowledge; nil once the broker has forgotten it
@@ -191,7 +196,12 @@ func (f *flow) take(publish mqtt.Message, connection int) {
 		f.overflow(tracked)
 		return
 	}
-	m := &message{topic: publish.Topic(), payload: payload, at: time.Now(), tracked: tracked}
+	m := &message{topic: publish.Topic(), payload: payload, at: time.Now(), tracked: tracked, retained: publish.Retained()}
+	if p, ok := publish.(interface {
+		properties() *paho.PublishProperties
+	}); ok {
+		m.properties = p.properties()
+	}
 	if tracked {
 		if known != nil { // the broker uses the identifier for another message, so it waits for the known one no more
 			known.publish = nil
@@ -200,8 +210,8 @@ func (f *flow) take(publish mqtt.Message, connection int) {
 		f.unacked[id] = m
 		f.stats.unacked.Set(int64(len(f.unacked)))
 	}
-	if !f.wants(m.topic) {
-		f.stats.dropped[droppedUnwanted].Incr(1)
+	if reason := f.unwanted(m); reason != "" {
+		f.stats.dropped[reason].Incr(1)
 		if tracked {
 			f.handed++
 			f.settle(m, true)
@@ -215,6 +225,18 @@ func (f *flow) take(publish mqtt.Message, connection int) {
 	}
 	f.queued += len(payload)
 	wake(f.feedWake)
+}
+
+// unwanted says why a message is acknowledged and not handed over, if so.
+func (f *flow) unwanted(m *message) (reason string) {
+	switch {
+	case !f.wants(m.topic):
+		return droppedUnwanted
+	case f.skipRetained && m.retained:
+		return droppedRetained
+	default:
+		return ""
+	}
 }
 
 // overflow leaves a message to the broker, or counts it as dropped when the broker will not send it again.
@@ -317,7 +339,7 @@ func (f *flow) retryRejected() {
 
 // hand gives a message to Telegraf, which may already have settled it when hand returns.
 func (f *flow) hand(m *message) {
-	metrics, malformed := f.makeMetrics(m.payload, m.topic, m.at)
+	metrics, malformed := f.makeMetrics(m)
 	if malformed && !m.again {
 		f.stats.malformed.Incr(1)
 	}

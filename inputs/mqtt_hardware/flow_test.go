@@ -71,8 +71,8 @@ func run(t *testing.T, maxUndelivered int) *running {
 	t.Helper()
 	r := &running{out: &outlet{}, log: &testutil.CaptureLogger{}}
 	r.flow = newFlow(newStats(statistics(t)), r.log, maxUndelivered)
-	r.makeMetrics = func(payload []byte, _ string, at time.Time) ([]telegraf.Metric, bool) {
-		return []telegraf.Metric{readEvent(payload, at)}, false
+	r.makeMetrics = func(m *message) ([]telegraf.Metric, bool) {
+		return []telegraf.Metric{readEvent(m.payload, m.at)}, false
 	}
 	r.wants = func(topic string) bool { return topic == "t" }
 	r.acc = r.out
@@ -138,8 +138,8 @@ func TestFlowAcknowledgesAfterDelivery(t *testing.T) {
 func TestFlowAcknowledgesWhenAllMetricsAreDelivered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := run(t, 10)
-		r.makeMetrics = func(_ []byte, topic string, at time.Time) ([]telegraf.Metric, bool) {
-			return []telegraf.Metric{metric.New(topic, nil, fields{"n": 1}, at), metric.New(topic, nil, fields{"n": 2}, at)}, false
+		r.makeMetrics = func(m *message) ([]telegraf.Metric, bool) {
+			return []telegraf.Metric{metric.New(m.topic, nil, fields{"n": 1}, m.at), metric.New(m.topic, nil, fields{"n": 2}, m.at)}, false
 		}
 		m := qos1(7, "two")
 		r.get(m)

@@ -1,6 +1,7 @@
 package mqtt_hardware
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"math"
@@ -9,12 +10,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/shirou/gopsutil/v4/disk"
 	"github.com/stretchr/testify/require"
 
 	"github.com/influxdata/telegraf"
-	"github.com/influxdata/telegraf/plugins/parsers/influx"
+	"github.com/influxdata/telegraf/config"
 	"github.com/influxdata/telegraf/testutil"
 )
 
@@ -70,7 +73,7 @@ func (h *host) logged() []string {
 
 func mustHardware(tb testing.TB, names ...string) *hardware {
 	tb.Helper()
-	hw, err := newHardware(names)
+	hw, err := newHardware(names, HardwareOptions{})
 	require.NoError(tb, err)
 	return hw
 }
@@ -97,7 +100,8 @@ func TestHardwareSources(t *testing.T) {
 			name:    "unknown",
 			sources: []string{"cpu", "fam"},
 			err: `hardware: unknown source "fam": known are ` +
-				`cpu, disk, disk_io, load, memory, network, swap, temperature`,
+				`battery, cpu, disk, disk_io, fan, load, memory, network, power, pressure, swap, temperature, ` +
+				`throttling, uptime, voltage`,
 		},
 		{
 			name:    "twice",
@@ -107,7 +111,7 @@ func TestHardwareSources(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := newHardware(tt.sources)
+			_, err := newHardware(tt.sources, HardwareOptions{})
 			if tt.err == "" {
 				require.NoError(t, err)
 			} else {
@@ -117,37 +121,11 @@ func TestHardwareSources(t *testing.T) {
 	}
 }
 
-// TestHardwareCases samples the proc and sys of each directory in testcases/hardware and compares with its
-// expected.out. cpu and disk are not in it: the one needs two samples, the other asks the kernel itself.
-func TestHardwareCases(t *testing.T) {
-	dirs, err := filepath.Glob("testcases/hardware/*")
-	require.NoError(t, err)
-	require.NotEmpty(t, dirs)
-	for _, dir := range dirs {
-		t.Run(filepath.Base(dir), func(t *testing.T) {
-			t.Setenv("HOST_PROC", filepath.Join(dir, "proc"))
-			t.Setenv("HOST_SYS", filepath.Join(dir, "sys"))
-
-			parser := &influx.Parser{}
-			require.NoError(t, parser.Init())
-			expected, err := testutil.ParseMetricsFromFile(filepath.Join(dir, "expected.out"), parser)
-			require.NoError(t, err)
-
-			var acc testutil.Accumulator
-			hw := mustHardware(t, "memory", "swap", "load", "disk_io", "network", "temperature")
-			hw.sample(&acc, &testutil.CaptureLogger{})
-			require.Empty(t, acc.Errors)
-			testutil.RequireMetricsEqual(t, expected, acc.GetTelegrafMetrics(),
-				testutil.IgnoreTime(), testutil.IgnoreType(), testutil.SortMetrics())
-		})
-	}
-}
-
 func TestHardwareKinds(t *testing.T) {
-	t.Setenv("HOST_PROC", "testcases/hardware/gateway/proc")
-	t.Setenv("HOST_SYS", "testcases/hardware/gateway/sys")
+	newMachine(t, "testcases_machines/laptop")
 	var acc testutil.Accumulator
-	mustHardware(t, "memory", "swap", "load", "disk_io", "network", "temperature").sample(&acc, &testutil.CaptureLogger{})
+	mustHardware(t, "memory", "swap", "load", "disk_io", "network", "temperature", "battery", "pressure", "throttling").
+		sample(&acc, &testutil.CaptureLogger{})
 
 	counters := map[string][]string{}
 	for _, m := range acc.Metrics {
@@ -158,7 +136,9 @@ func TestHardwareKinds(t *testing.T) {
 		}
 	}
 	require.Equal(t, map[string][]string{
-		"hardware_swap": {"in", "out"},
+		"hardware_swap":       {"in", "out"},
+		"hardware_pressure":   {"full_total", "some_total"},
+		"hardware_throttling": {"core_throttles", "package_throttles"},
 		"hardware_disk_io": {
 			"io_time", "merged_reads", "merged_writes", "read_bytes", "read_time", "reads",
 			"weighted_io_time", "write_bytes", "write_time", "writes",
@@ -173,10 +153,11 @@ func TestHardwareCPU(t *testing.T) {
 	const idle = "cpu1 0 0 0 500 0 0 0 0 0 0\n"
 	usage := func(shares map[string]float64) map[string]float64 {
 		all := map[string]float64{
-			"usage_user": 0, "usage_system": 0, "usage_idle": 0, "usage_nice": 0, "usage_iowait": 0, "usage_irq": 0,
+			"usage_user": 0, "usage_system": 0, "usage_idle": 0, "usage_active": 0, "usage_nice": 0, "usage_iowait": 0, "usage_irq": 0,
 			"usage_softirq": 0, "usage_steal": 0, "usage_guest": 0, "usage_guest_nice": 0,
 		}
 		maps.Copy(all, shares)
+		all["usage_active"] = 100 - all["usage_idle"]
 		return all
 	}
 	// The columns are user nice system idle iowait irq softirq steal guest guest_nice.
@@ -245,6 +226,10 @@ func TestHardwareCPU(t *testing.T) {
 			for _, m := range metrics {
 				require.Equal(t, "hardware_cpu", m.Measurement)
 				require.Equal(t, telegraf.Gauge, m.Type)
+				if m.Tags["cpu"] == cpuTotal {
+					require.EqualValues(t, strings.Count(tt.after, "cpu")-1, m.Fields["count"])
+					delete(m.Fields, "count")
+				}
 				require.InDeltaMapValues(t, tt.want[m.Tags["cpu"]], m.Fields, 1e-6, m.Tags["cpu"])
 			}
 
@@ -341,7 +326,10 @@ func TestHardwareDisk(t *testing.T) {
 
 func TestHardwareAbsentSourceIsReportedOnce(t *testing.T) {
 	// load is always there: gopsutil asks sysinfo(2) where /proc/loadavg is missing.
-	for _, name := range []string{"cpu", "disk", "disk_io", "memory", "network", "swap", "temperature"} {
+	for _, name := range slices.Sorted(maps.Keys(sources)) {
+		if name == "load" {
+			continue
+		}
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t, nil)
 			hw := mustHardware(t, name, "load")
@@ -427,8 +415,8 @@ func TestHardwareSomeSensorsFail(t *testing.T) {
 		require.Equal(t, []string{"k10temp", "k10temp_3"}, tagValues(h.sample(hw), "sensor"))
 	}
 	require.Equal(t, []string{
-		`hardware: reading temperature: 2 sensors cannot be read, the first because of: ` +
-			`strconv.ParseFloat: parsing "off": invalid syntax`,
+		`hardware: reading temperature: 3 cannot be read, the first because of: ` +
+			h.dir + `/sys/class/hwmon/hwmon0/temp1_input: "off" is no number`,
 	}, h.errors())
 	require.Empty(t, h.logged())
 }
@@ -461,8 +449,13 @@ func TestHardwareGarbage(t *testing.T) {
 		{source: "disk_io", file: "proc/diskstats", text: "8 0 sda 1 2 3 4 5 6 7 8 9 -10 11\n", err: "invalid syntax"},
 		{source: "disk", file: "proc/1/mountinfo", text: "x\n", err: "invalid mountinfo line"},
 		{source: "disk", file: "proc/1/mountinfo", text: "x - y\n", err: "index out of range"},
-		{source: "temperature", file: "sys/class/hwmon/hwmon0/temp1_input", text: "warm", err: "invalid syntax"},
-		{source: "temperature", file: "sys/class/hwmon/hwmon0/temp1_input", text: "Inf"},
+		{source: "temperature", file: "sys/class/hwmon/hwmon0/temp1_input", text: "warm", err: "is no number"},
+		{source: "temperature", file: "sys/class/hwmon/hwmon0/temp1_input", text: "Inf", err: "is no number"},
+		{source: "temperature", file: "sys/class/hwmon/hwmon0/temp1_input", text: "", err: "is no number"},
+		{source: "uptime", file: "proc/uptime", text: "", err: "is no number"},
+		{source: "pressure", file: "proc/pressure/cpu", text: "\n", err: "no pressure"},
+		{source: "battery", file: "sys/class/power_supply/BAT0/capacity", text: "much", err: "is no number"},
+		{source: "throttling", file: "sys/devices/platform/soc/soc:firmware/get_throttled", text: "x", err: "hexadecimal"},
 	}
 	for _, tt := range tests {
 		t.Run(fmt.Sprintf("%s %q", tt.source, tt.text), func(t *testing.T) {
@@ -536,13 +529,222 @@ func TestHardwareThisHost(t *testing.T) {
 	}
 }
 
-func BenchmarkHardwareSample(b *testing.B) {
-	hw := mustHardware(b, slices.Sorted(maps.Keys(sources))...)
-	acc := &testutil.Accumulator{Discard: true}
-	log := &testutil.CaptureLogger{}
-	hw.sample(acc, log) // leaves out what this host does not have
-	b.ReportAllocs()
-	for b.Loop() {
-		hw.sample(acc, log)
+func TestHardwareOptions(t *testing.T) {
+	for _, tt := range []struct {
+		options HardwareOptions
+		err     string
+	}{
+		{HardwareOptions{Layout: "tall"}, `layout = "tall": must be "split" or "wide"`},
+		{
+			HardwareOptions{BurstInterval: config.Duration(time.Millisecond)},
+			`burst_interval = "1ms": must be 0s, which turns it off, or 100ms or longer`,
+		},
+		{HardwareOptions{BurstInterval: -1}, `burst_interval = "-1ns"`},
+		{HardwareOptions{HardwareMountsExclude: []string{"/[", "/a*"}}, "hardware_mounts or hardware_mounts_exclude: "},
+	} {
+		_, err := newHardware([]string{"cpu"}, tt.options)
+		require.ErrorContains(t, err, tt.err)
 	}
+}
+
+func TestHardwareOptionsInConfiguration(t *testing.T) {
+	c := config.NewConfig()
+	require.NoError(t, c.LoadConfigData([]byte(`
+		[[inputs.mqtt_hardware]]
+		hardware = ["cpu"]
+		layout = "wide"
+		burst_interval = "1s"
+		hardware_devices = ["eth*"]
+		hardware_mounts_exclude = ["/boot*"]
+		hardware_sensors = ["coretemp*"]
+	`), "test.conf"))
+	p, ok := c.Inputs[0].Input.(*MQTTHardware)
+	require.True(t, ok)
+	require.Equal(t, HardwareOptions{
+		Layout:                layoutWide,
+		BurstInterval:         config.Duration(time.Second),
+		HardwareDevices:       []string{"eth*"},
+		HardwareMountsExclude: []string{"/boot*"},
+		HardwareSensors:       []string{"coretemp*"},
+	}, p.HardwareOptions)
+}
+
+func TestHardwareFilters(t *testing.T) {
+	m := newMachine(t, "testcases_machines/laptop")
+	names := func(options HardwareOptions, kinds ...string) []string {
+		s, err := newScope(options)
+		require.NoError(t, err)
+		s.usage = m.scope().usage
+		hw, err := newHardwareIn(s, kinds, options)
+		require.NoError(t, err)
+		m.change()
+		var acc testutil.Accumulator
+		hw.sample(&acc, &testutil.CaptureLogger{})
+		require.Empty(t, acc.Errors)
+		var got []string
+		for _, metric := range acc.Metrics {
+			for _, tag := range []string{"cpu", "name", "interface", "path", "battery", "sensor"} {
+				if v := metric.Tags[tag]; v != "" && !slices.Contains(got, v) {
+					got = append(got, v)
+				}
+			}
+		}
+		return got
+	}
+	require.Equal(t, []string{"wlp0s20f3", "nvme0n1", "BAT0"},
+		names(HardwareOptions{HardwareDevices: []string{"wl*", "nvme*", "BAT0"}}, "network", "disk_io", "battery", "throttling"))
+	require.Equal(t, []string{"/boot/efi"}, names(HardwareOptions{HardwareMountsExclude: []string{"/"}}, "disk"))
+	require.Equal(t, []string{"thinkpad_fan1", "acpitz", "x86_pkg_temp", "TSKN"}, names(HardwareOptions{
+		HardwareSensors:        []string{"*fan1", "acpitz", "x86*", "TSK?", "core*"},
+		HardwareSensorsExclude: []string{"coretemp_*"},
+	}, "fan", "temperature"))
+	m.copy(m.dir)
+	require.Equal(t, []string{"cpu-total"}, names(HardwareOptions{HardwareDevicesExclude: []string{"cpu*"}}, "cpu"))
+}
+
+// What is left out is not read: a read may hang, or wake a disk.
+func TestHardwareFiltersBeforeReading(t *testing.T) {
+	newMachine(t, "testcases_machines/laptop")
+	s, err := newScope(HardwareOptions{HardwareMountsExclude: []string{"/boot*"}})
+	require.NoError(t, err)
+	var asked []string
+	s.usage = func(_ context.Context, path string) (*disk.UsageStat, error) {
+		asked = append(asked, path)
+		return &disk.UsageStat{Total: 1}, nil
+	}
+	_, err = diskSource(s)(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"/"}, asked)
+}
+
+func TestHardwareKeepsNames(t *testing.T) {
+	drive := func(n string) map[string]string {
+		return map[string]string{"sys/class/hwmon/" + n + "/name": "nvme", "sys/class/hwmon/" + n + "/temp1_input": "1000"}
+	}
+	files := drive("hwmon1")
+	maps.Copy(files, drive("hwmon2"))
+	maps.Copy(files, drive("hwmon3"))
+	h := newHost(t, files)
+	hw := mustHardware(t, "temperature")
+	require.Equal(t, []string{"nvme", "nvme_2", "nvme_3"}, tagValues(h.sample(hw), "sensor"))
+	require.NoError(t, os.RemoveAll(filepath.Join(h.dir, "sys/class/hwmon/hwmon1")))
+	require.Equal(t, []string{"nvme_2", "nvme_3"}, tagValues(h.sample(hw), "sensor"))
+	require.Equal(t, []string{"I! hardware: temperature: nvme is gone"}, h.logged())
+	h.write("sys/class/hwmon/hwmon4/name", "nvme")
+	h.write("sys/class/hwmon/hwmon4/temp1_input", "1000")
+	require.Equal(t, []string{"nvme_2", "nvme_3", "nvme"}, tagValues(h.sample(hw), "sensor"))
+	require.Len(t, h.logged(), 1)
+	require.Empty(t, h.errors())
+}
+
+func TestHardwareWideContinues(t *testing.T) {
+	var acc testutil.Accumulator
+	now := time.Now()
+	w := wideEvent{acc: &acc, time: now}
+	for i := range 400 {
+		w.add("network", reading{label: "interface", name: fmt.Sprintf("eth%d", i), counters: map[string]any{
+			"a": uint64(1), "b": uint64(2), "c": uint64(3),
+		}})
+	}
+	w.add("battery", reading{label: "battery", name: "BAT0", about: map[string]string{"type": "Battery"}})
+	w.close()
+	require.Len(t, acc.Metrics, 2)
+	require.Len(t, acc.Metrics[0].Fields, 900)
+	require.Len(t, acc.Metrics[1].Fields, 300)
+	for _, m := range acc.Metrics {
+		require.Equal(t, "hardware", m.Measurement)
+		require.Equal(t, now, m.Time)
+		require.Empty(t, m.Tags)
+	}
+}
+
+func TestHardwareThrottlingUpstreamDriver(t *testing.T) {
+	h := newHost(t, map[string]string{
+		"sys/class/hwmon/hwmon0/name":            "cpu_thermal",
+		"sys/class/hwmon/hwmon1/name":            "rpi_volt",
+		"sys/class/hwmon/hwmon1/in0_lcrit_alarm": "1",
+	})
+	metrics := h.sample(mustHardware(t, "throttling"))
+	require.Len(t, metrics, 1)
+	require.Equal(t, map[string]any{"under_voltage": uint64(1)}, metrics[0].Fields)
+}
+
+func TestHardwareBurst(t *testing.T) {
+	h := newHost(t, map[string]string{
+		"proc/stat":                            "cpu  0 0 0 0 0 0 0 0 0 0\n",
+		"proc/meminfo":                         "MemTotal: 100 kB\nMemAvailable: 50 kB\n",
+		"sys/class/hwmon/hwmon0/name":          "chip",
+		"sys/class/hwmon/hwmon0/temp1_input":   "40000",
+		"sys/class/powercap/rapl:0/name":       "package-0",
+		"sys/class/powercap/rapl:0/energy_uj":  "0",
+		"sys/class/thermal/thermal_zone0/type": "zone",
+		"sys/class/thermal/thermal_zone0/temp": "30000",
+		"sys/class/hwmon/hwmon0/in0_input":     "1000",
+	})
+	fields := func(metrics []*testutil.Metric, name string) map[string]any {
+		all := map[string]any{}
+		for _, m := range metrics {
+			if m.Measurement == name && m.Tags["sensor"] != "zone" {
+				maps.Copy(all, m.Fields)
+			}
+		}
+		return all
+	}
+	synctest.Test(t, func(t *testing.T) {
+		p := New()
+		p.Topics = nil
+		p.Hardware = []string{"cpu", "memory", "power", "temperature", "voltage"}
+		p.BurstInterval = config.Duration(time.Second)
+		p.Log = &h.log
+		require.NoError(t, p.Init())
+		require.NoError(t, p.Start(&h.acc))
+		defer p.Stop()
+		<-time.After(500 * time.Millisecond)
+		gather := func() []*testutil.Metric {
+			h.acc.ClearMetrics()
+			require.NoError(t, p.Gather(&h.acc))
+			require.Empty(t, h.acc.Errors)
+			return h.acc.Metrics
+		}
+		require.NotContains(t, fields(gather(), "hardware_temperature"), "temp_min", "nothing read yet")
+
+		// In the three seconds: 40, 70 and 55 degrees; 10, 90 and 50 % of cpu; 5, 20 and 2 W.
+		second := func(temp, active, idle, joules, available int) {
+			h.write("sys/class/hwmon/hwmon0/temp1_input", fmt.Sprint(temp*1000))
+			h.write("proc/stat", fmt.Sprintf("cpu  %d 0 0 %d 0 0 0 0 0 0\n", active, idle))
+			h.write("sys/class/powercap/rapl:0/energy_uj", fmt.Sprint(joules*1_000_000))
+			h.write("proc/meminfo", fmt.Sprintf("MemTotal: 100 kB\nMemAvailable: %d kB\n", available))
+			<-time.After(time.Second)
+			synctest.Wait()
+		}
+		second(40, 10, 90, 5, 50)
+		second(70, 100, 100, 25, 10)
+		second(55, 150, 150, 27, 40)
+		metrics := gather()
+		near := func(want map[string]any, measurement string) {
+			got := fields(metrics, measurement)
+			for field, value := range want {
+				require.InDelta(t, value, got[field], 1e-6, measurement+" "+field)
+			}
+		}
+		near(map[string]any{"temp": 55, "temp_min": 40, "temp_max": 70, "temp_mean": 55, "temp_last": 55}, "hardware_temperature")
+		near(map[string]any{
+			"usage_active": 50, "usage_active_min": 10, "usage_active_max": 90, "usage_active_mean": 50, "usage_active_last": 50,
+		}, "hardware_cpu")
+		near(map[string]any{"watts_min": 2, "watts_max": 20, "watts_mean": 9, "watts_last": 2, "watts": 9}, "hardware_power")
+		near(map[string]any{"used_percent": 60, "used_percent_min": 50, "used_percent_max": 90}, "hardware_memory")
+		require.Equal(t, map[string]any{"volts": 1.}, fields(metrics, "hardware_voltage"))
+
+		// A new interval begins, and the peaks of a sensor that is gone meanwhile are still given.
+		second(60, 150, 250, 28, 40)
+		require.NoError(t, os.Remove(filepath.Join(h.dir, "sys/class/hwmon/hwmon0/temp1_input")))
+		metrics = gather()
+		require.Equal(t, map[string]any{"temp_min": 60., "temp_max": 60., "temp_mean": 60., "temp_last": 60.},
+			fields(metrics, "hardware_temperature"))
+
+		p.Stop()
+		p.Stop()
+		<-time.After(time.Minute) // and nothing is left to run
+		require.NotContains(t, fields(gather(), "hardware_memory"), "used_percent_min")
+	})
 }

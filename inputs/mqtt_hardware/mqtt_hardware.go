@@ -19,7 +19,6 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	_ "embed"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/url"
@@ -28,13 +27,11 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 
 	"github.com/influxdata/telegraf"
 	"github.com/influxdata/telegraf/config"
-	"github.com/influxdata/telegraf/metric"
 	telegraftls "github.com/influxdata/telegraf/plugins/common/tls"
 	"github.com/influxdata/telegraf/plugins/inputs"
 	_ "github.com/influxdata/telegraf/plugins/parsers/influx" // Telegraf asks for it while data_format is not set
@@ -68,6 +65,10 @@ type MQTTHardware struct {
 	ClientID               string          `toml:"client_id"`
 	DataFormat             string          `toml:"data_format"`
 	Hardware               []string        `toml:"hardware"`
+	ProtocolOptions
+	ListenOptions
+	PayloadOptions
+	HardwareOptions
 	telegraftls.ClientConfig
 
 	Log        telegraf.Logger     `toml:"-"`
@@ -76,12 +77,14 @@ type MQTTHardware struct {
 	id        string
 	newParser telegraf.ParserFunc
 	parser    telegraf.Parser // nil: payloads are read as events
+	payloads  payloadReader
 	topicTag  string
 	topics    []*topicParser
 	hardware  *hardware
 	stats     *stats
 	flow      *flow
-	session   *session // nil without topics
+	session   *session // nil without topics, and beside listen
+	embedded  *embedded
 
 	stopSession context.CancelFunc
 	sessionRun  sync.WaitGroup
@@ -100,6 +103,10 @@ func New() *MQTTHardware {
 		KeepAlive:              config.Duration(60 * time.Second),
 		PingTimeout:            config.Duration(10 * time.Second),
 		MaxUndeliveredMessages: 1000,
+		ProtocolOptions:        ProtocolOptions{Protocol: protocol3},
+		ListenOptions:          defaultListen(),
+		HardwareOptions:        HardwareOptions{Layout: layoutSplit},
+		PayloadOptions:         newPayloadOptions(),
 		id:                     rand.Text(),
 	}
 }
@@ -127,13 +134,16 @@ func (p *MQTTHardware) Init() error {
 	}
 	p.stats = newStats(p.Statistics)
 	var err error
-	if p.hardware, err = newHardware(p.Hardware); err != nil {
+	if p.hardware, err = newHardware(p.Hardware, p.HardwareOptions); err != nil {
 		return err
 	}
 	if len(p.Topics) == 0 {
 		return nil
 	}
 	if err := p.check(); err != nil {
+		return err
+	}
+	if p.payloads, err = p.newReader(p.DataFormat, p.Statistics); err != nil {
 		return err
 	}
 	if p.DataFormat != "" {
@@ -172,6 +182,9 @@ func (p *MQTTHardware) check() error {
 	if p.QoS < 0 || p.QoS > 2 {
 		return fmt.Errorf("qos = %d: must be 0, 1 or 2", p.QoS)
 	}
+	if err := p.ProtocolOptions.check(); err != nil {
+		return err
+	}
 	if p.Username.Empty() && !p.Password.Empty() {
 		return errors.New(`username = "": must be set beside password; MQTT knows no password alone`)
 	}
@@ -201,6 +214,19 @@ func (p *MQTTHardware) check() error {
 }
 
 func (p *MQTTHardware) newSession() error {
+	p.flow = newFlow(p.stats, p.Log, p.MaxUndeliveredMessages)
+	p.flow.makeMetrics = p.makeMetrics
+	p.flow.skipRetained = p.SkipRetained
+	if p.Listen != "" {
+		if len(p.Servers) > 0 && !slices.Equal(p.Servers, New().Servers) {
+			return fmt.Errorf("servers = %q: must not be set beside listen = %q; use two inputs", p.Servers, p.Listen)
+		}
+		var err error
+		if p.embedded, err = p.newEmbedded(p.Log, p.flow, p.Topics); err == nil {
+			p.flow.wants = p.embedded.wants
+		}
+		return err
+	}
 	tlsConfig, err := p.TLSConfig()
 	if err != nil {
 		return err
@@ -217,8 +243,6 @@ func (p *MQTTHardware) newSession() error {
 		trace := traceLogger{p.Log}
 		mqtt.ERROR, mqtt.CRITICAL, mqtt.WARN, mqtt.DEBUG = trace, trace, trace, trace
 	}
-	p.flow = newFlow(p.stats, p.Log, p.MaxUndeliveredMessages)
-	p.flow.makeMetrics = p.makeMetrics
 	p.session = &session{
 		log:        p.Log,
 		stats:      p.stats,
@@ -235,6 +259,9 @@ func (p *MQTTHardware) newSession() error {
 		ping:       time.Duration(p.PingTimeout),
 		tls:        tlsConfig,
 		wake:       make(chan struct{}, 1),
+
+		v5:           p.options5(p.MaxUndeliveredMessages),
+		availability: p.AvailabilityTopic,
 	}
 	p.flow.wants = p.session.wants
 	return nil
@@ -312,15 +339,26 @@ func (p *MQTTHardware) SetState(state any) error {
 
 // Start begins to connect and returns at once.
 func (p *MQTTHardware) Start(acc telegraf.Accumulator) error {
-	if p.session == nil {
+	if p.flow == nil {
+		p.hardware.burst.start()
 		return nil
 	}
 	acc.SetPrecision(time.Nanosecond)
 	p.flow.acc = acc
+	if p.embedded != nil {
+		if err := p.embedded.listen(); err != nil {
+			return err
+		}
+	}
+	p.hardware.burst.start()
 	ctx, cancel := context.WithCancel(context.Background())
 	p.stopSession = cancel
 	p.stopFeed, p.stopAck = make(chan struct{}), make(chan struct{})
-	p.sessionRun.Go(func() { p.session.run(ctx) })
+	if p.embedded != nil {
+		p.sessionRun.Go(func() { p.embedded.run(ctx) })
+	} else {
+		p.sessionRun.Go(func() { p.session.run(ctx) })
+	}
 	p.feedRun.Go(func() { p.flow.feed(p.stopFeed) })
 	p.ackRun.Go(func() { p.flow.acknowledge(p.stopAck) })
 	return nil
@@ -335,7 +373,10 @@ func (p *MQTTHardware) Gather(acc telegraf.Accumulator) error {
 // Stop takes no more messages in, waits until Telegraf has delivered those that it has, for drainTime at most, and
 // disconnects. It does not unsubscribe: the broker goes on collecting for a persistent session.
 func (p *MQTTHardware) Stop() {
-	if p.session == nil || p.stopSession == nil {
+	if p.hardware != nil {
+		p.hardware.burst.stop()
+	}
+	if p.flow == nil || p.stopSession == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
@@ -353,28 +394,40 @@ func (p *MQTTHardware) Stop() {
 	p.Log.Infof("Stopped: %d messages received, %d acknowledged", p.stats.received.Get(), p.stats.acked.Get())
 }
 
-// makeMetrics reads a payload. It returns one metric at least: what cannot be read as data_format says becomes an event
-// with the field error, and is malformed.
-func (p *MQTTHardware) makeMetrics(payload []byte, topic string, at time.Time) (metrics []telegraf.Metric, malformed bool) {
-	metrics, malformed = p.parse(payload, at)
-	levels := strings.Split(topic, "/")
+// makeMetrics reads a payload. What cannot be read is malformed and becomes an event with the field error; so there is
+// one metric at least, unless on_malformed drops them.
+func (p *MQTTHardware) makeMetrics(source *message) (metrics []telegraf.Metric, malformed bool) {
+	contentType := ""
+	if source.properties != nil {
+		contentType = source.properties.ContentType
+	}
+	metrics, malformed = p.parse(source.payload, source.topic, contentType, source.at)
+	levels := strings.Split(source.topic, "/")
 	for _, m := range metrics {
+		p.describe(m, source)
 		if p.topicTag != "" {
-			m.AddTag(p.topicTag, topic)
+			m.AddTag(p.topicTag, source.topic)
 		}
 		for _, parser := range p.topics {
 			if err := parser.apply(m, levels); err != nil {
 				malformed = true
-				m.AddField("error", err.Error())
+				addError(m, err)
 			}
 		}
+	}
+	if malformed && p.payloads.drop {
+		p.payloads.dropped.Incr(1)
+		return nil, true
 	}
 	return metrics, malformed
 }
 
-func (p *MQTTHardware) parse(payload []byte, at time.Time) (metrics []telegraf.Metric, malformed bool) {
+func (p *MQTTHardware) parse(payload []byte, topic, contentType string, at time.Time) (metrics []telegraf.Metric, malformed bool) {
+	if m := p.payloads.tooLarge(payload, at); m != nil {
+		return []telegraf.Metric{m}, true
+	}
 	if p.parser == nil {
-		return []telegraf.Metric{readEvent(payload, at)}, false
+		return p.payloads.read(payload, topic, contentType, at)
 	}
 	begin := time.Now()
 	metrics, err := p.parser.Parse(payload)
@@ -390,11 +443,5 @@ func (p *MQTTHardware) parse(payload []byte, at time.Time) (metrics []telegraf.M
 	if err == nil {
 		err = errors.New("no metric in this payload")
 	}
-	m := metric.New(eventName, nil, map[string]any{"error": fmt.Sprintf("data_format %s: %v", p.DataFormat, err)}, at)
-	if utf8.Valid(payload) {
-		m.AddField("message", string(payload))
-	} else {
-		m.AddField("payload_base64", base64.StdEncoding.EncodeToString(payload))
-	}
-	return append(metrics, m), true
+	return append(metrics, unreadable(payload, fmt.Errorf("data_format %s: %w", p.DataFormat, err), at)), true
 }

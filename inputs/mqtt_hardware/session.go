@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/url"
 	"slices"
@@ -14,8 +13,8 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/eclipse/paho.golang/paho/session/state"
 	mqtt "github.com/eclipse/paho.mqtt.golang"
-	"github.com/eclipse/paho.mqtt.golang/packets"
 
 	"github.com/influxdata/telegraf"
 	"github.com/influxdata/telegraf/config"
@@ -27,7 +26,6 @@ const (
 	lastReconnect     = 3 * time.Second  // and half as much again by jitter
 	refusedReconnect  = 30 * time.Second // after the broker refused us, which time alone seldom mends
 	steadyTime        = 10 * time.Second // a connection that lasted so long was a good one
-	subscribeFailure  = 0x80             // a return code of SUBACK (MQTT 3.1.1 section 3.9.3)
 )
 
 // session keeps one connection to a broker, and the subscriptions on it, until it is stopped. Each connection is a new
@@ -47,7 +45,10 @@ type session struct {
 	keepalive  time.Duration
 	ping       time.Duration
 	tls        *tls.Config
-	known      []string // topics of an earlier run, which the broker may still hold for this client
+
+	availability string    // topic that says whether this client is there; empty: none
+	v5           *options5 // nil: MQTT 3.1.1
+	known        []string  // topics of an earlier run, which the broker may still hold for this client
 
 	mu       sync.Mutex
 	unwanted []string      // topics that came without being in topics, and were not looked at
@@ -117,13 +118,14 @@ func (s *session) connection(ctx context.Context) error {
 	defer func() {
 		s.stats.connected.Set(0)
 		s.flow.disconnected(number)
-		client.Disconnect(250) // milliseconds; acknowledgements that were given go out before
+		client.disconnect()
 	}()
 	refused, err := s.subscribe(ctx, client, s.topics)
 	if err != nil {
 		return err
 	}
 	s.dropOldSubscriptions(ctx, client)
+	s.announce(ctx, client, online)
 	s.stats.connected.Set(1)
 	s.down = false
 	s.log.Infof("Connected to %s as %q and subscribed to %d topics", s.serverNames(), s.clientID, len(s.topics)-len(refused))
@@ -156,62 +158,87 @@ func (s *session) connection(ctx context.Context) error {
 
 // farewell waits until the broker has read the acknowledgements that were given: its answer to anything that was sent
 // behind them says so. Without it a client that comes back at once may be sent those messages again.
-func (s *session) farewell(client mqtt.Client) {
+func (s *session) farewell(c client) {
 	const patience = time.Second
-	client.Unsubscribe("telegraf/farewell/" + s.clientID).WaitTimeout(patience)
+	s.unsubscribe(context.Background(), c, patience, "telegraf/farewell/"+s.clientID)
+	s.announce(context.Background(), c, offline)
 }
 
 // connect brings a connection up, to the first of the servers that takes it. lost gets one error when it breaks.
-func (s *session) connect(ctx context.Context, lost chan<- error) (client mqtt.Client, number int, err error) {
-	options := mqtt.NewClientOptions()
-	options.Servers = s.servers
-	options.SetClientID(s.clientID)
-	options.SetProtocolVersion(4) // 3.1.1, and no other try with 3.1
-	options.SetCleanSession(!s.persistent)
-	options.SetAutoReconnect(false)
-	options.SetAutoAckDisabled(true)
-	options.SetOrderMatters(true)
-	options.SetConnectTimeout(s.timeout)
-	options.SetKeepAlive(s.keepalive)
-	options.SetPingTimeout(s.ping)
-	if err := s.setCredentials(options); err != nil {
+func (s *session) connect(ctx context.Context, lost chan<- error) (c client, number int, err error) {
+	l, err := s.login()
+	if err != nil {
 		return nil, 0, err
 	}
-
 	opening := &opening{}
 	stopOpening := context.AfterFunc(ctx, opening.abort)
 	defer stopOpening()
-	options.SetCustomOpenConnectionFn(func(server *url.URL, _ mqtt.ClientOptions) (net.Conn, error) {
+	dial := func(server *url.URL) (net.Conn, error) {
 		conn, err := dial(ctx, server, s.timeout, s.tls)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", server.Redacted(), err)
 		}
 		return opening.watch(conn), nil
-	})
-	number = s.flow.connecting()
-	options.SetDefaultPublishHandler(func(_ mqtt.Client, m mqtt.Message) { s.flow.receive(number, m) })
-	options.SetConnectionLostHandler(func(_ mqtt.Client, err error) {
-		s.flow.disconnected(number)
-		lost <- err
-	})
-
-	client = mqtt.NewClient(options)
-	token, ok := client.Connect().(*mqtt.ConnectToken)
-	if !ok {
-		return nil, 0, errors.New("the MQTT library returned an unknown token")
 	}
-	token.Wait() // dialling and the handshake are bounded by timeout for each server, and aborted with ctx
-	if err := token.Error(); err != nil {
-		switch token.ReturnCode() { // of CONNACK (MQTT 3.1.1 section 3.2.2.3); a broker that starts is "unavailable"
-		case packets.ErrRefusedBadProtocolVersion, packets.ErrRefusedIDRejected, packets.ErrRefusedBadUsernameOrPassword,
-			packets.ErrRefusedNotAuthorised:
-			return nil, 0, fmt.Errorf("%w: %s: %w", errRefused, s.serverNames(), err)
+	number = s.flow.connecting()
+	received := func(m mqtt.Message) { s.flow.receive(number, m) }
+	onLost := func(err error) {
+		s.flow.disconnected(number)
+		select {
+		case lost <- err:
+		default: // MQTT 5's client tells more than once
 		}
+	}
+	var sessionPresent bool
+	if s.v5 == nil {
+		c, sessionPresent, err = connect3(s.servers, dial, l, received, onLost)
+	} else {
+		if s.v5.state == nil || !s.persistent {
+			s.v5.state = state.NewInMemory()
+		}
+		c, sessionPresent, err = connect5(ctx, s.servers, dial, l, s.v5, received, onLost)
+	}
+	switch {
+	case errors.Is(err, errRefused):
+		return nil, 0, fmt.Errorf("%w: %s: %w", errRefused, s.serverNames(), err)
+	case err != nil:
 		return nil, 0, fmt.Errorf("cannot connect to %s: %w", s.serverNames(), err)
 	}
-	s.flow.connected(token.SessionPresent())
-	return client, number, nil
+	s.flow.connected(sessionPresent)
+	return c, number, nil
 }
+
+// login reads the credentials anew each time, so that a rotated secret is used.
+func (s *session) login() (l login, err error) {
+	l = login{
+		clientID: s.clientID, persistent: s.persistent, keepalive: s.keepalive, ping: s.ping, timeout: s.timeout,
+	}
+	if s.availability != "" {
+		l.will = &will{topic: s.availability, payload: offline}
+	}
+	for _, c := range []struct {
+		key    string
+		secret *config.Secret
+		to     *string
+	}{{"username", s.username, &l.username}, {"password", s.password, &l.password}} {
+		if c.secret.Empty() {
+			continue
+		}
+		value, err := c.secret.Get()
+		if err != nil {
+			return l, fmt.Errorf("reading %s: %w", c.key, err)
+		}
+		*c.to = string(value.Bytes())
+		value.Destroy()
+	}
+	return l, nil
+}
+
+// What is published to the availability topic.
+const (
+	online  = "online"
+	offline = "offline"
+)
 
 // opening is the connection that is being set up, to be closed when the plugin stops meanwhile.
 type opening struct {
@@ -239,69 +266,51 @@ func (o *opening) abort() {
 	}
 }
 
-func (s *session) setCredentials(options *mqtt.ClientOptions) error {
-	for _, c := range []struct {
-		key    string
-		secret *config.Secret
-		set    func(string) *mqtt.ClientOptions
-	}{{"username", s.username, options.SetUsername}, {"password", s.password, options.SetPassword}} {
-		if c.secret.Empty() {
-			continue
-		}
-		value, err := c.secret.Get()
-		if err != nil {
-			return fmt.Errorf("reading %s: %w", c.key, err)
-		}
-		c.set(value.String())
-		value.Destroy()
-	}
-	return nil
-}
-
 // subscribe asks for the topics and returns those that the broker refused, each of which it logs.
-func (s *session) subscribe(ctx context.Context, client mqtt.Client, topics []string) (refused []string, err error) {
-	filters := make(map[string]byte, len(topics))
-	for _, topic := range topics {
-		filters[topic] = s.qos
-	}
-	token, ok := client.SubscribeMultiple(filters, nil).(*mqtt.SubscribeToken)
-	if !ok {
-		return nil, errors.New("the MQTT library returned an unknown token")
-	}
-	if !answered(ctx, token, s.timeout) {
+func (s *session) subscribe(ctx context.Context, c client, topics []string) (refused []string, err error) {
+	waiting, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	codes, err := c.subscribe(waiting, topics, s.qos)
+	switch {
+	case err != nil && waiting.Err() != nil:
 		return nil, fmt.Errorf("%s did not answer SUBSCRIBE within %s", s.serverNames(), s.timeout)
+	case err != nil:
+		return nil, fmt.Errorf("subscribing at %s: %w", s.serverNames(), err)
 	}
-	granted := token.Result()
-	for _, topic := range slices.Sorted(maps.Keys(granted)) {
-		switch code := granted[topic]; {
-		case code == subscribeFailure:
+	for i, topic := range topics {
+		switch code := codes[i]; {
+		case code >= subscribeFailure:
 			refused = append(refused, topic)
-			s.log.Errorf("The broker refuses the subscription to %q; check this client's rights there; trying again every %s",
-				topic, refusedTopicRetry)
+			s.log.Errorf("The broker refuses the subscription to %q with code 0x%02x; check this client's rights there; trying again "+
+				"every %s", topic, code, refusedTopicRetry)
 		case code < s.qos:
 			s.log.Warnf("The broker grants QoS %d instead of %d for %q", code, s.qos, topic)
 		}
 	}
-	if err := token.Error(); err != nil && len(refused) == 0 {
-		return nil, fmt.Errorf("subscribing at %s: %w", s.serverNames(), err)
-	}
 	return refused, nil
 }
 
-// answered waits for the broker's answer and reports whether it came.
-func answered(ctx context.Context, token mqtt.Token, timeout time.Duration) bool {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+// unsubscribe reports whether the broker did so in time.
+func (*session) unsubscribe(ctx context.Context, c client, patience time.Duration, topics ...string) bool {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	select {
-	case <-token.Done():
-		return true
-	case <-ctx.Done():
-		return false
+	return c.unsubscribe(ctx, topics) == nil
+}
+
+// announce publishes that this client is there, or is not.
+func (s *session) announce(ctx context.Context, c client, what string) {
+	if s.availability == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	if err := c.publish(ctx, s.availability, what); err != nil {
+		s.log.Warnf("availability_topic = %q: cannot publish %q: %v", s.availability, what, err)
 	}
 }
 
 // dropOldSubscriptions ends those of an earlier configuration, which a resumed session keeps.
-func (s *session) dropOldSubscriptions(ctx context.Context, client mqtt.Client) {
+func (s *session) dropOldSubscriptions(ctx context.Context, c client) {
 	var old []string
 	for _, topic := range s.known {
 		if !slices.Contains(s.topics, topic) {
@@ -311,7 +320,7 @@ func (s *session) dropOldSubscriptions(ctx context.Context, client mqtt.Client) 
 	if len(old) == 0 || !s.persistent {
 		return
 	}
-	if token := client.Unsubscribe(old...); answered(ctx, token, s.timeout) && token.Error() == nil {
+	if s.unsubscribe(ctx, c, s.timeout, old...) {
 		s.log.Infof("Unsubscribed from %q, which topics does not list any more", old)
 		s.known = nil
 	}
@@ -349,7 +358,7 @@ const mostUnwanted = 20
 
 // dropUnwanted ends the subscriptions that can have brought topics that came unasked. The broker does not tell which they
 // are; unsubscribing from what is not subscribed does nothing.
-func (s *session) dropUnwanted(ctx context.Context, client mqtt.Client) {
+func (s *session) dropUnwanted(ctx context.Context, c client) {
 	s.mu.Lock()
 	topics := s.unwanted
 	s.unwanted = nil
@@ -365,7 +374,7 @@ func (s *session) dropUnwanted(ctx context.Context, client mqtt.Client) {
 	}
 	for _, topic := range topics {
 		if ctx.Err() == nil {
-			answered(ctx, client.Unsubscribe(filtersFor(topic)...), s.timeout)
+			s.unsubscribe(ctx, c, s.timeout, filtersFor(topic)...)
 		}
 	}
 }

@@ -2,10 +2,11 @@ package mqtt_hardware
 
 import "github.com/influxdata/telegraf/selfstat"
 
-// Reasons for which a QoS 0 message was dropped. Each is the value of the tag reason of messages_dropped.
+// Reasons for which a message was dropped. Each is the value of the tag reason of messages_dropped.
 const (
 	droppedOverflow = "overflow" // the outputs do not keep up
 	droppedShutdown = "shutdown" // it came while the plugin stopped
+	droppedRetained = "retained" // skip_retained asks for it
 	droppedUnwanted = "unwanted" // an old subscription of the session brought it
 )
 
@@ -37,7 +38,7 @@ func newStats(c *selfstat.Collector) *stats {
 		payloadBytes: c.Register(measurement, "payload_bytes", nil),
 		dropped:      make(map[string]selfstat.Stat),
 	}
-	for _, reason := range []string{droppedOverflow, droppedShutdown, droppedUnwanted} {
+	for _, reason := range []string{droppedOverflow, droppedRetained, droppedShutdown, droppedUnwanted} {
 		s.dropped[reason] = c.Register(measurement, "messages_dropped", map[string]string{"reason": reason})
 	}
 	return s

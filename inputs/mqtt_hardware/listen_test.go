@@ -1,0 +1,162 @@
+package mqtt_hardware
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	mqtt "github.com/eclipse/paho.mqtt.golang"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/bcrypt"
+
+	"github.com/influxdata/telegraf"
+)
+
+// listening is the plugin as a broker; its URL is for devices.
+func listening(t *testing.T, change ...func(*MQTTHardware)) (i *instance, url string) {
+	t.Helper()
+	all := append([]func(*MQTTHardware){func(p *MQTTHardware) { p.Servers, p.Listen = nil, "tcp://127.0.0.1:0" }}, change...)
+	i = prepare(t, "", all...)
+	i.start()
+	i.untilConnected()
+	return i, "tcp://" + i.embedded.bound
+}
+
+// device connects to the embedded broker.
+func device(t *testing.T, url, name, user, password string) (mqtt.Client, error) {
+	t.Helper()
+	o := mqtt.NewClientOptions().AddBroker(url).SetClientID(name).SetUsername(user).SetPassword(password).SetAutoReconnect(false)
+	c := mqtt.NewClient(o)
+	token := c.Connect()
+	require.True(t, token.WaitTimeout(soon))
+	t.Cleanup(func() { c.Disconnect(0) })
+	return c, token.Error()
+}
+
+// A device's PUBACK waits for the outputs, at each QoS, and those of several devices do not mix.
+func TestListenAcknowledgesAfterDelivery(t *testing.T) {
+	t.Parallel()
+	i, url := listening(t)
+	i.out.set(nil)
+	var tokens []mqtt.Token
+	for n := range 4 {
+		c, err := device(t, url, fmt.Sprint("device ", n), "", "")
+		require.NoError(t, err)
+		for qos := range byte(3) { // both devices use the same packet identifiers
+			token := c.Publish(fmt.Sprintf("t/%d", n), qos, false, fmt.Sprintf("%d %d", n, qos))
+			if qos > 0 {
+				tokens = append(tokens, token)
+			}
+		}
+	}
+	i.until("all are here", func() bool { return i.out.count() == 12 })
+	for _, token := range tokens {
+		require.False(t, token.WaitTimeout(20*time.Millisecond), "acknowledged before it is delivered")
+	}
+	i.out.set(accept)
+	for _, token := range tokens {
+		require.True(t, token.WaitTimeout(soon))
+		require.NoError(t, token.Error())
+	}
+	i.until("counted", func() bool { return i.stats.acked.Get() == 8 && i.stats.unacked.Get() == 0 })
+}
+
+// What a device publishes goes to others that subscribed, too, retained where it says so; topics that are not listed are
+// between devices alone.
+func TestListenPassesOn(t *testing.T) {
+	t.Parallel()
+	i, url := listening(t)
+	sender, err := device(t, url, "sender", "", "")
+	require.NoError(t, err)
+	for _, topic := range []string{"t/state", "other/state"} {
+		token := sender.Publish(topic, 1, true, "on")
+		require.True(t, token.WaitTimeout(soon))
+		require.NoError(t, token.Error())
+	}
+	got := make(chan string, 10)
+	receiver, err := device(t, url, "receiver", "", "")
+	require.NoError(t, err)
+	token := receiver.Subscribe("#", 1, func(_ mqtt.Client, m mqtt.Message) {
+		got <- fmt.Sprintf("%s=%s %v", m.Topic(), m.Payload(), m.Retained())
+	})
+	require.True(t, token.WaitTimeout(soon))
+	require.ElementsMatch(t, []string{"t/state=on true", "other/state=on true"}, []string{<-got, <-got})
+	i.untilTexts([]string{"on"})
+	require.EqualValues(t, 1, i.stats.dropped[droppedUnwanted].Get())
+}
+
+func TestListenUsers(t *testing.T) {
+	t.Parallel()
+	hash, err := bcrypt.GenerateFromPassword([]byte("secret"), bcrypt.MinCost)
+	require.NoError(t, err)
+	users := filepath.Join(t.TempDir(), "users")
+	require.NoError(t, os.WriteFile(users, fmt.Appendf(nil, "# devices\nsensor:%s\n", hash), 0o600))
+	_, url := listening(t, func(p *MQTTHardware) { p.ListenUsers = users })
+	_, err = device(t, url, "a", "sensor", "secret")
+	require.NoError(t, err)
+	for _, wrong := range [][2]string{{"sensor", "wrong"}, {"nobody", "secret"}, {"", ""}} {
+		_, err = device(t, url, "b", wrong[0], wrong[1])
+		require.Error(t, err, wrong)
+	}
+}
+
+func TestListenWrongOptions(t *testing.T) {
+	t.Parallel()
+	junk := filepath.Join(t.TempDir(), "users")
+	require.NoError(t, os.WriteFile(junk, []byte("sensor:plain\n"), 0o600))
+	for name, tt := range map[string]struct {
+		change func(*MQTTHardware)
+		want   []string
+	}{
+		"open to all":    {func(p *MQTTHardware) { p.Listen = "tcp://0.0.0.0:1883" }, []string{"listen", "0.0.0.0:1883", "listen_users"}},
+		"no URL":         {func(p *MQTTHardware) { p.Listen = "1883" }, []string{"listen", `"1883"`, "tcp://127.0.0.1:1883"}},
+		"servers":        {func(p *MQTTHardware) { p.Servers = []string{"tcp://broker:1883"} }, []string{"servers", "broker", "listen"}},
+		"plain users":    {func(p *MQTTHardware) { p.ListenUsers = junk }, []string{"listen_users", "line 1", "bcrypt"}},
+		"no users file":  {func(p *MQTTHardware) { p.ListenUsers = junk + "x" }, []string{"listen_users", junk + "x"}},
+		"no certificate": {func(p *MQTTHardware) { p.Listen = "ssl://127.0.0.1:8883" }, []string{"listen_tls_cert"}},
+		"TLS without":    {func(p *MQTTHardware) { p.ListenTLSCert = "a.pem" }, []string{"listen", "ssl://"}},
+		"clients":        {func(p *MQTTHardware) { p.ListenMaxClients = 0 }, []string{"listen_max_clients", "0"}},
+		"packets":        {func(p *MQTTHardware) { p.ListenMaxPacketSize = 1 }, []string{"listen_max_packet_size", "1KiB"}},
+		"retained":       {func(p *MQTTHardware) { p.ListenMaxRetained = -1 }, []string{"listen_max_retained", "-1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := New()
+			p.Topics, p.Listen, p.Servers = []string{"#"}, "tcp://127.0.0.1:1883", nil
+			tt.change(p)
+			err := p.Init()
+			for _, want := range tt.want {
+				require.ErrorContains(t, err, want)
+			}
+		})
+	}
+}
+
+// A port that is taken is an error at once, and leaves nothing behind.
+func TestListenPortTaken(t *testing.T) {
+	t.Parallel()
+	_, url := listening(t)
+	second := prepare(t, "", func(p *MQTTHardware) { p.Servers, p.Listen = nil, url })
+	require.ErrorContains(t, second.Start(second.out), "listen")
+	second.Stop()
+}
+
+func TestListenRetainedLimit(t *testing.T) {
+	t.Parallel()
+	i, url := listening(t, func(p *MQTTHardware) { p.ListenMaxRetained = 1 })
+	c, err := device(t, url, "a", "", "")
+	require.NoError(t, err)
+	for _, topic := range []string{"t/1", "t/2", "t/1"} {
+		token := c.Publish(topic, 1, true, "x")
+		require.True(t, token.WaitTimeout(soon))
+	}
+	i.until("all", func() bool { return i.out.count() == 3 })
+	retained := i.embedded.server.Topics.Retained
+	_, kept := retained.Get("t/1")
+	_, over := retained.Get("t/2")
+	require.True(t, kept)
+	require.False(t, over)
+}
+
+var _ telegraf.ServiceInput = New()
