@@ -77,18 +77,26 @@ run: build ## The main job, to look at: MQTT and hardware into VictoriaLogs. DUR
 	bin/quickstart $(if $(DURATION),-duration $(DURATION))
 
 .PHONY: test
-test: bin/telegraf ## Run all tests.
+test: bin/telegraf bin/dlq ## Run all tests; those of MQTT sessions with both versions of the protocol.
 	$(GO) test $(PARALLEL) ./...
+	MQTT_PROTOCOL=5 $(GO) test $(PARALLEL) -run Session ./inputs/mqtt_hardware
 
 .PHONY: race
 race: bin/telegraf ## Run all tests but the end-to-end ones under the race detector.
 	$(GO) test -race $(PARALLEL) $(UNIT)
 
 .PHONY: race-agent
-race-agent: ## Run the end-to-end tests with a bin/telegraf that has the race detector in it.
+race-agent: bin/dlq ## Run the end-to-end tests with a bin/telegraf that has the race detector in it.
 	$(MAKE) bin/telegraf BUILD_FLAGS=-race
 	$(GO) test -count=1 $(PARALLEL) $(E2E)
 	$(MAKE) bin/telegraf
+
+SEED ?=
+
+.PHONY: soak
+soak: bin/telegraf bin/dlq ## Random faults under load for DURATION (10m), and the long forms of other tests. SEED=… repeats a run.
+	SOAK=$(or $(DURATION),10m) SEED=$(SEED) $(GO) test -count=1 -timeout 0 -v \
+		-run '^(TestSoak|TestLongOutage|TestKill|TestServerEnds)$$' $(E2E)
 
 .PHONY: fmt
 fmt: ## Format the code.

@@ -13,6 +13,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -150,6 +152,33 @@ func (a *Agent) Self(name string) int64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.self[name]
+}
+
+// SelfTotal sums a self-metric over its reasons.
+func (a *Agent) SelfTotal(name string) (total int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for key, value := range a.self {
+		if key == name || strings.HasPrefix(key, name+".") {
+			total += value
+		}
+	}
+	return total
+}
+
+// RSS is the memory of the process that is in RAM, in bytes. It is known on Linux alone.
+func (a *Agent) RSS() (int64, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", a.PID()))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(status)) {
+		if value, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")), 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, fmt.Errorf("process %d has no VmRSS", a.PID()) // it has ended
 }
 
 // Log returns all that was logged so far.

@@ -152,9 +152,14 @@ func (r *rig) logged(text string) int { return strings.Count(r.agent.Log(), text
 // event is message number seq: what is published, and what must be stored. It is hard to get through unchanged.
 func event(seq int) (payload, stored string) {
 	big := uint64(1)<<63 + uint64(seq)
-	text := fmt.Sprintf("line one\nline \"two\" with \\ and a tab\t– größer, 日本語, 🚀 %d", seq)
+	text := message(seq)
 	return fmt.Sprintf(`{"seq":%d,"big":%d,"small":-9007199254740993,"on":true,"message":%s}`, seq, big, strconv.Quote(text)),
 		fmt.Sprintf("%d|%d|-9007199254740993|true|%s", seq, big, text)
+}
+
+// message is the text of message number seq.
+func message(seq int) string {
+	return fmt.Sprintf("line one\nline \"two\" with \\ and a tab\t– größer, 日本語, 🚀 %d", seq)
 }
 
 // events yields messages first to last.
@@ -227,8 +232,14 @@ func waitStored(tb testing.TB, logsURL string, events int) map[int]int {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			require.NoError(tb, err)
-			require.Len(tb, stored(tb, logsURL), events, "events are missing")
+			times := stored(tb, logsURL)
+			var missing []int
+			for seq := 1; seq <= events && len(missing) < 20; seq++ {
+				if times[seq] == 0 {
+					missing = append(missing, seq)
+				}
+			}
+			require.Empty(tb, missing, "%d events are missing, the first of them %v; the last count failed with: %v", events-len(times), missing, err)
 			return nil
 		}
 	}

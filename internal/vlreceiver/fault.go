@@ -1,8 +1,10 @@
 package vlreceiver
 
 import (
+	"bytes"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 )
@@ -12,6 +14,10 @@ type Fault struct {
 	Kind  FaultKind
 	Times int           // how many requests it hits; 0 means until the next call of Fail
 	Delay time.Duration // how long the request waits at the point that Kind names
+
+	// A fault with one of these lets other requests pass, to the next fault or to none. Holding reads the body.
+	Holding string // hits requests with this text in their lines
+	Least   int64  // hits requests whose body has so many bytes or more, as it is sent
 
 	// For FaultStatus only.
 	Status     int    // for example 503; 200 is a server that says yes and stores nothing
@@ -24,7 +30,7 @@ type FaultKind int
 
 // The kinds of faults. Calling Fail or stopping the server ends every wait.
 const (
-	// FaultStatus waits Delay and answers Status. The body is not read and nothing is stored.
+	// FaultStatus waits Delay and answers Status. The body is not read, but for Holding, and nothing is stored.
 	FaultStatus FaultKind = iota
 	// FaultSlow stores the rows, waits Delay and answers as usual.
 	FaultSlow
@@ -57,20 +63,36 @@ func (f *faults) set(list []Fault) {
 }
 
 // next returns the fault of one request and the channel that ends its waits.
-func (f *faults) next() (fault Fault, replaced <-chan struct{}, ok bool) {
+func (f *faults) next(c *call) (fault Fault, replaced <-chan struct{}, ok bool) {
+	if f.lookInside() {
+		c.readAhead() // without the lock, since a client may be slow
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.queue) == 0 {
-		return Fault{}, nil, false
-	}
-	fault = f.queue[0]
-	if fault.Times > 0 {
-		f.queue[0].Times--
-		if f.queue[0].Times == 0 {
-			f.queue = f.queue[1:]
+	for i := range f.queue {
+		fault = f.queue[i]
+		if !fault.hits(c) {
+			continue
 		}
+		if fault.Times > 0 {
+			f.queue[i].Times--
+			if f.queue[i].Times == 0 {
+				f.queue = slices.Delete(f.queue, i, i+1)
+			}
+		}
+		return fault, f.replaced, true
 	}
-	return fault, f.replaced, true
+	return Fault{}, nil, false
+}
+
+func (f *faults) lookInside() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.ContainsFunc(f.queue, func(fault Fault) bool { return fault.Holding != "" })
+}
+
+func (f *Fault) hits(c *call) bool {
+	return c.r.ContentLength >= f.Least && bytes.Contains(c.ahead, []byte(f.Holding))
 }
 
 // faulty serves one insert request under a fault.

@@ -254,3 +254,21 @@ func TestReadOnly(t *testing.T) {
 	s.SetReadOnly(false)
 	requireSent(t, s, http.StatusOK)
 }
+
+func TestFaultOfSomeRequests(t *testing.T) {
+	s := start(t, vlreceiver.Config{})
+	post := func(encoding, body string) int {
+		status, _ := do(t, http.MethodPost, s.URL()+"/insert/jsonline", map[string]string{"Content-Encoding": encoding}, body)
+		return status
+	}
+	s.Fail(
+		vlreceiver.Fault{Kind: vlreceiver.FaultStatus, Status: 400, Holding: "poison", Times: 2},
+		vlreceiver.Fault{Kind: vlreceiver.FaultStatus, Status: 413, Least: 1000},
+	)
+	require.Equal(t, 200, post("identity", good))
+	require.Equal(t, 400, post("gzip", gzipped(t, good+`{"_msg":"poison"}`)))
+	require.Equal(t, 413, post("identity", strings.Repeat(good, 1000)))
+	require.Equal(t, 400, post("identity", `{"_msg":"poison"}`))
+	require.Equal(t, 200, post("gzip", gzipped(t, good+`{"_msg":"poison"}`)), "the fault is used up")
+	waitCount(t, s, 3)
+}

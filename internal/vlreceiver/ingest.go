@@ -27,6 +27,8 @@ type call struct {
 	r       *http.Request
 	path    string
 	body    countingBody // is r.Body
+	wire    []byte       // all of it; nil unless it was buffered
+	ahead   []byte       // and decoded; nil unless a fault asked for that
 	decoded int64
 	lines   int
 	stored  int
@@ -53,7 +55,18 @@ func newCall(r *http.Request, path string) *call {
 func (c *call) buffer() bool {
 	data, err := io.ReadAll(&c.body)
 	c.body = countingBody{ReadCloser: io.NopCloser(&blockReader{rest: data})}
+	c.wire = data
 	return err == nil
+}
+
+// readAhead buffers and decodes the body, of a broken one what there is.
+func (c *call) readAhead() {
+	c.buffer()
+	var d decoders
+	if src, err := d.open(bytes.NewReader(c.wire), c.r.Header.Get("Content-Encoding")); err == nil {
+		c.ahead, _ = io.ReadAll(src)
+		d.release()
+	}
 }
 
 // ingester turns requests into records. It serves one request at a time and is reused.
@@ -233,6 +246,7 @@ func (in *ingester) record(ns int64, fields, labels []field) {
 	at := len(in.records)
 	dst := append(in.records, 0, 0, 0, 0)
 	dst = binary.LittleEndian.AppendUint64(dst, uint64(ns)) //nolint:gosec // read back as an int64
+	dst = binary.LittleEndian.AppendUint64(dst, uint64(time.Now().UnixNano()))
 	dst = binary.AppendUvarint(dst, in.streamNumber(fields, labels))
 	hasMsg := false
 	put := func(name, value []byte) {

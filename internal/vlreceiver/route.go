@@ -61,7 +61,7 @@ func (l *life) serveInsert(w http.ResponseWriter, r *http.Request, path string) 
 	var a answer
 	if !l.srv.cfg.Auth.admits(r) {
 		a = l.unauthorized()
-	} else if fault, replaced, ok := l.srv.faults.next(); ok {
+	} else if fault, replaced, ok := l.srv.faults.next(c); ok {
 		a = l.faulty(c, fault, replaced)
 	} else {
 		a = l.insert(c)

@@ -19,13 +19,14 @@ func (t Tenant) String() string { return fmt.Sprintf("%d:%d", t.AccountID, t.Pro
 // Row is one stored row.
 type Row struct {
 	Time   time.Time         // UTC
+	Stored time.Time         // when it came
 	Stream string            // as {host="a",job="b"}
 	Fields map[string]string // with _msg; fields that the client itself called _time or _stream are here too
 }
 
 // A stored row is a record in a slab, little endian:
 //
-//	u32 length of the rest | i64 unix ns | uvarint stream | fields until the end
+//	u32 length of the rest | i64 unix ns | i64 unix ns of storing | uvarint stream | fields until the end
 //	field: uvarint name | uvarint length | value
 //
 // Streams and names are numbers in the dictionaries of the store. Name 0 is _msg, stream 0 is {}.
@@ -156,16 +157,20 @@ func (rec record) unixNano() int64 {
 	return int64(binary.LittleEndian.Uint64(rec.bytes)) //nolint:gosec // written from an int64
 }
 
+func (rec record) stored() time.Time {
+	return time.Unix(0, int64(binary.LittleEndian.Uint64(rec.bytes[8:]))) //nolint:gosec // written from an int64
+}
+
 func (rec record) stream() string {
-	number, _ := binary.Uvarint(rec.bytes[8:])
+	number, _ := binary.Uvarint(rec.bytes[16:])
 	return rec.streams[number]
 }
 
 // fields iterates over the fields in the order they were stored, duplicates included.
 func (rec record) fields() iter.Seq2[string, string] {
 	return func(yield func(name, value string) bool) {
-		_, n := binary.Uvarint(rec.bytes[8:])
-		b := rec.bytes[8+n:]
+		_, n := binary.Uvarint(rec.bytes[16:])
+		b := rec.bytes[16+n:]
 		for len(b) > 0 {
 			name, n := binary.Uvarint(b)
 			size, m := binary.Uvarint(b[n:])
@@ -187,7 +192,7 @@ func (rec record) row() Row {
 		}
 		fields[name] = value
 	}
-	return Row{Time: time.Unix(0, rec.unixNano()).UTC(), Stream: rec.stream(), Fields: fields}
+	return Row{Time: time.Unix(0, rec.unixNano()).UTC(), Stored: rec.stored(), Stream: rec.stream(), Fields: fields}
 }
 
 // dictionary numbers texts in the order they come. It never forgets.
