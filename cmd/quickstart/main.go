@@ -183,7 +183,8 @@ func finish(o options, agent *agentproc.Agent, logs *logs, t totals, screen *scr
 	}
 	fmt.Fprintf(o.out, "MQTT messages received    %8d, %d acknowledged\n", ledger.messages, ledger.acked)
 	fmt.Fprintf(o.out, "metrics received          %8d, hardware samples among them\n", ledger.received)
-	fmt.Fprintf(o.out, "metrics delivered         %8d, %d rejected, %d dropped\n", ledger.delivered, ledger.rejected, ledger.dropped)
+	fmt.Fprintf(o.out, "metrics delivered         %8d, %d on disk, %d rejected, %d dropped\n", ledger.delivered, ledger.onDisk,
+		ledger.rejected, ledger.dropped)
 	fmt.Fprintf(o.out, "rows stored               %8d\n", stored)
 	return ledger.balance(t, stored, logs.ours)
 }
@@ -192,13 +193,15 @@ func finish(o options, agent *agentproc.Agent, logs *logs, t totals, screen *scr
 type ledger struct {
 	messages, acked                        int64
 	received, delivered, rejected, dropped int64
+	onDisk                                 int64
 }
 
 func readLedger(log string) (l ledger, err error) {
 	for line := range strings.Lines(log) {
-		if _, rest, ok := strings.Cut(line, "[outputs.victorialogs] Closed: "); ok {
-			_, err = fmt.Sscanf(rest, "%d metrics received, %d delivered, %d rejected, %d dropped", &l.received, &l.delivered,
-				&l.rejected, &l.dropped)
+		if _, rest, ok := strings.Cut(line, "[outputs.victorialogs] Closed. Metrics: "); ok {
+			var recovered, left int64 // none: the directory is new, and what is in memory at the end is rejected
+			_, err = fmt.Sscanf(rest, "%d received + %d recovered from disk = %d delivered + %d on disk + %d rejected + %d dropped + "+
+				"%d in memory", &l.received, &recovered, &l.delivered, &l.onDisk, &l.rejected, &l.dropped, &left)
 		}
 		if _, rest, ok := strings.Cut(line, "[inputs.mqtt_hardware] Stopped: "); ok && err == nil {
 			_, err = fmt.Sscanf(rest, "%d messages received, %d acknowledged", &l.messages, &l.acked)
@@ -218,8 +221,9 @@ func (l ledger) balance(t totals, stored int64, alone bool) error {
 			errs = append(errs, fmt.Errorf(format, args...))
 		}
 	}
-	check(l.received == l.delivered+l.rejected+l.dropped, "%d metrics received, but %d delivered, %d rejected and %d dropped",
-		l.received, l.delivered, l.rejected, l.dropped)
+	check(l.received == l.delivered+l.onDisk+l.rejected+l.dropped,
+		"%d metrics received, but %d delivered, %d on disk, %d rejected and %d dropped",
+		l.received, l.delivered, l.onDisk, l.rejected, l.dropped)
 	check(l.rejected == 0 && l.dropped == 0, "%d metrics rejected and %d dropped", l.rejected, l.dropped)
 	check(l.acked == l.messages, "%d of %d messages acknowledged", l.acked, l.messages)
 	if t.ours {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -110,9 +111,10 @@ func TestRestoredStaleRejectedAgain(t *testing.T) {
 		dir := t.TempDir()
 		s := &server{}
 		s.down.Store(true)
-		mode := "down"
+		var mode atomic.Value
+		mode.Store("down")
 		w := &wire{answer: func(*sent) (*http.Response, error) {
-			switch mode {
+			switch mode.Load() {
 			case "down":
 				return nil, errDown
 			case "busy":
@@ -127,9 +129,9 @@ func TestRestoredStaleRejectedAgain(t *testing.T) {
 			r.Add(m)
 		}
 		pass(11 * time.Minute)
-		mode = "busy"
+		mode.Store("busy")
 		pass(20 * time.Minute)
-		mode = "up"
+		mode.Store("up")
 		pass(10 * time.Minute)
 		require.Equal(t, []int{1}, w.ids())
 		requireBalance(t, r)
@@ -149,13 +151,15 @@ func TestRestoredStaleRejectedAgain(t *testing.T) {
 func TestRestoredHalvesDoubled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
-		down, n := true, 0
+		var down atomic.Bool
+		down.Store(true)
+		var requests atomic.Int64
 		w := &wire{}
 		w.answer = func(s *sent) (*http.Response, error) {
-			if down {
+			if down.Load() {
 				return nil, errDown
 			}
-			n++
+			n := requests.Add(1)
 			switch {
 			case n > 3 && n < 30:
 				return status(http.StatusTooManyRequests, "read-only"), nil
@@ -169,7 +173,7 @@ func TestRestoredHalvesDoubled(t *testing.T) {
 			r.Add(event(id))
 		}
 		pass(10 * time.Second)
-		down = false
+		down.Store(false)
 		pass(10 * time.Minute)
 		t.Logf("delivered %d (ids %d), rejected %d, dlq_metrics %d", delivered(r), len(w.ids()), rejected(r), r.stats.onDisk.Get())
 		require.Len(t, w.ids(), 63)
