@@ -169,7 +169,7 @@ func TestRotatedPassword(t *testing.T) {
 	r.waitLedger(func(l ledger) bool { return l.delivered == n && l.received == n })
 	r.stop()
 	require.Equal(t, 1, r.logged(" E! "), "%s", r.agent.Log())
-	require.Equal(t, 1, r.logged("401"))
+	require.Equal(t, 1, r.logged("answered 401"))
 	require.Equal(t, 1, r.logged("takes batches again"))
 	require.Zero(t, r.logged(" W! [outputs"))
 	require.NotContains(t, r.agent.Log(), "a-word-nobody-knows")
