@@ -83,6 +83,7 @@ func TestWrongOptions(t *testing.T) {
 		{"[outputs.victorialogs.dlq]\non_full = \"block\"", []string{"dlq", "on_full", "block", "drop_oldest"}},
 		{"[outputs.victorialogs.dlq]\non_version_mismatch = \"keep\"", []string{"dlq", "on_version_mismatch", "keep", "quarantine"}},
 		{"[outputs.victorialogs.dlq]\nversion = \"\"", []string{"dlq", "version"}},
+		{"[outputs.victorialogs.dlq]\nallow_rate = 0", []string{"dlq", "allow_rate", "0", "0.5"}},
 		{"[outputs.victorialogs.dlq]\nallow_rate = 2.0", []string{"dlq", "allow_rate", "2", "0.5"}},
 		{`account_id = -1`, []string{"account_id", "-1", "4294967295"}},
 		{`account_id = 4294967296`, []string{"account_id", "4294967296", "4294967295"}},

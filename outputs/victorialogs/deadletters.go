@@ -28,7 +28,20 @@ type DeadLetterOptions struct {
 	OnVersionMismatch string          `toml:"on_version_mismatch"`
 	CheckInterval     config.Duration `toml:"check_interval"`
 	PostponeInterval  config.Duration `toml:"postpone_interval"`
-	AllowRate         float64         `toml:"allow_rate"`
+	AllowRate         share           `toml:"allow_rate"`
+}
+
+// share is a number that may be written as 1, too.
+type share float64
+
+// UnmarshalTOML reads the option as it is written.
+func (s *share) UnmarshalTOML(text []byte) error {
+	f, err := strconv.ParseFloat(string(text), 64)
+	if err != nil {
+		return fmt.Errorf("dlq: allow_rate = %s: must be a number above 0 and at most 1, such as 0.5", text)
+	}
+	*s = share(f)
+	return nil
 }
 
 // letterVersion is the version of dumps of batches. It changes when deadletter.Letter does so that it cannot be read.
@@ -73,7 +86,7 @@ func (o *DeadLetterOptions) check() error {
 		return fmt.Errorf("dlq: on_version_mismatch = %q: must be %q or %q", o.OnVersionMismatch, dlq.Quarantine, dlq.Remove)
 	case o.Version == "" || len(o.Version) > 255:
 		return fmt.Errorf("dlq: version = %q: must be a text of 1 to 255 bytes", o.Version)
-	case o.AllowRate <= 0 || o.AllowRate > 1:
+	case !(o.AllowRate > 0 && o.AllowRate <= 1): // nor NaN
 		return fmt.Errorf("dlq: allow_rate = %v: must be above 0 and at most 1, such as 0.5", o.AllowRate)
 	}
 	return nil
@@ -136,7 +149,7 @@ func (l *deadLetters) open(restore func(context.Context, []*deadletter.Letter) [
 	l.restorer, err = dlq.NewRestorer(l.disk, deadletter.Parse, one(restore), dlq.RestorerOptions[*deadletter.Letter]{
 		Version: l.options.Version, OnVersionMismatch: dlq.OnMismatch(l.options.OnVersionMismatch),
 		CheckInterval: time.Duration(l.options.CheckInterval), PostponeInterval: time.Duration(l.options.PostponeInterval),
-		Load: l.load, AllowRate: l.options.AllowRate, Batch: restore, BatchSize: restoredTogether,
+		Load: l.load, AllowRate: float64(l.options.AllowRate), Batch: restore, BatchSize: restoredTogether,
 		Metrics: letterMetrics{l.stats}, Logger: log,
 	})
 	return err

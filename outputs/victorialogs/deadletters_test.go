@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -306,4 +307,51 @@ func TestDiskIsFull(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestWrongPasswordDuringAnOutage is what a server looks like that was restarted with another password: the line about the
+// connection must not be the last word.
+func TestWrongPasswordDuringAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mode atomic.Value
+		mode.Store("away")
+		w := &wire{answer: func(*sent) (*http.Response, error) {
+			switch mode.Load() {
+			case "away":
+				return nil, errDown
+			case "401":
+				return status(http.StatusUnauthorized, "who are you"), nil
+			}
+			return taken(), nil
+		}}
+		r := start(t, w, onDisk(t.TempDir()))
+		n := 0
+		add := func(d time.Duration) {
+			for range d / (3 * time.Second) {
+				r.Add(event(n))
+				n++
+				pass(3 * time.Second)
+			}
+		}
+		add(30 * time.Second)
+		mode.Store("401")
+		add(5 * time.Minute)
+		require.Len(t, logged(r, 'W', "the wire is cut"), 1)
+		require.Len(t, logged(r, 'E', "who are you"), 1)
+		mode.Store("up")
+		pass(2 * time.Minute)
+		require.Equal(t, sequence(n), slices.Sorted(slices.Values(w.ids())))
+		require.Len(t, logged(r, 'I', "takes batches again"), 1)
+		requireBalance(t, r)
+	})
+}
+
+// TestAllowRateMayBeWhole takes the number that "at most 1" promises.
+func TestAllowRateMayBeWhole(t *testing.T) {
+	v, err := load(t, "[outputs.victorialogs.dlq]\nallow_rate = 1")
+	require.NoError(t, err)
+	require.InDelta(t, 1, float64(v.DLQ.AllowRate), 0)
+	_, err = load(t, "[outputs.victorialogs.dlq]\nallow_rate = \"x\"")
+	require.ErrorContains(t, err, "allow_rate")
+	require.ErrorContains(t, err, "0.5")
 }

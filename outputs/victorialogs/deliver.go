@@ -68,6 +68,7 @@ type delivery struct {
 // away is what is known of a server that does not take batches; the zero value is one that does.
 type away struct {
 	since   time.Time // of the first failure
+	blamed  bool      // and that it is a wrong configuration
 	told    bool      // in the log; a batch that the server alone cannot take would fill it otherwise
 	until   time.Time // no request goes out before
 	retry   *backoff.ExponentialBackOff
@@ -466,17 +467,30 @@ func (d *delivery) requeue(b *batch, started time.Time, err error) {
 	}
 	b.due = now.Add(wait)
 
+	if d.blame(err) {
+		return
+	}
 	tell := !d.away.told && d.mayLog(errAway) // an outage soon after another is told when the minute is over
 	d.away.told = d.away.told || tell
-	switch {
-	case !tell:
-		d.log.Debugf("Attempt %d for a batch of %d metrics failed: %v", b.attempts, b.count, err)
-	case errors.Is(err, ErrConfiguration):
-		d.log.Errorf("%s takes no batches: %v; the data is kept and tried again every %s", d.target, err, d.retryMax)
-	default:
+	if tell {
 		d.log.Warnf("%s takes no batches: %v; the data is kept and tried again, next in %s", d.target, err,
 			d.away.until.Sub(now).Round(time.Millisecond))
+	} else {
+		d.log.Debugf("Attempt %d for a batch of %d metrics failed: %v", b.attempts, b.count, err)
 	}
+}
+
+// blame logs a wrong configuration, once an outage, whatever the outage began with: somebody must do something about it. It
+// reports whether the failure is one.
+func (d *delivery) blame(err error) bool {
+	if !errors.Is(err, ErrConfiguration) {
+		return false
+	}
+	if !d.away.blamed && d.mayLog(ErrConfiguration) {
+		d.away.told, d.away.blamed = true, true
+		d.log.Errorf("%s takes no batches: %v; the data is kept and tried again every %s", d.target, err, d.retryMax)
+	}
+	return true
 }
 
 func (d *delivery) newBackoff() *backoff.ExponentialBackOff {

@@ -309,6 +309,14 @@ func (d *delivery) takeStale(b *batch) {
 	})
 	old.refusal = &refusal{reason: errTooOld.Error()}
 	rest.first = oldest
+	if old.count > 0 {
+		d.mu.Lock()
+		if d.mayLog(errTooOld) {
+			d.log.Errorf("Rows have become older than max_age before they could be delivered; they are set aside, and counted in "+
+				"metrics_rejected: %d of a batch of %d", old.count, b.count)
+		}
+		d.mu.Unlock()
+	}
 	parts := slices.DeleteFunc([]*batch{old, rest}, func(part *batch) bool { return part.count == 0 })
 	d.mu.Lock()
 	d.inFlight--
@@ -459,6 +467,9 @@ func (d *delivery) requeueHome(b *batch, err error) {
 		d.homeRetry = d.newBackoff()
 	}
 	hold := d.homeRetry.NextBackOff()
+	if errors.Is(err, ErrConfiguration) {
+		hold = d.retryMax
+	}
 	if failure := (*Failure)(nil); errors.As(err, &failure) {
 		hold = max(hold, failure.RetryAfter)
 	}
@@ -466,7 +477,8 @@ func (d *delivery) requeueHome(b *batch, err error) {
 	if isAway := !d.away.since.IsZero(); isAway {
 		d.away.until = now.Add(hold)
 		d.away.live = reached
-	} else if d.mayLog(errHome) {
+		d.blame(err)
+	} else if !d.blame(err) && d.mayLog(errHome) {
 		d.log.Warnf("%s does not take a batch from the dead letters: %v; it is kept and tried again", d.target, err)
 	}
 }
