@@ -355,3 +355,28 @@ func TestAllowRateMayBeWhole(t *testing.T) {
 	require.ErrorContains(t, err, "allow_rate")
 	require.ErrorContains(t, err, "0.5")
 }
+
+// TestOutageAfterARefusedLetter is logged, although a letter from the disk was refused before, and that was logged, too.
+func TestOutageAfterARefusedLetter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var down atomic.Bool
+		dir := t.TempDir()
+		leave(t, dir, letterVersion, item(t, nil, 0))
+		w := &wire{answer: func(s *sent) (*http.Response, error) {
+			switch {
+			case slices.Contains(s.ids(), 0):
+				return status(http.StatusForbidden, "not this one"), nil
+			case down.Load():
+				return nil, errDown
+			}
+			return taken(), nil
+		}}
+		r := start(t, w, onDisk(dir))
+		pass(time.Minute)
+		require.Len(t, logged(r, 'E', "not this one"), 1)
+		down.Store(true)
+		r.Add(event(1))
+		pass(time.Second)
+		require.Len(t, logged(r, 'W', "the wire is cut"), 1)
+	})
+}

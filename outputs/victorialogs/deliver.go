@@ -453,6 +453,7 @@ func (d *delivery) requeue(b *batch, started time.Time, err error) {
 	first := d.away.since.IsZero()
 	if first {
 		d.away.since = now
+		d.away.told, d.away.blamed = false, false // what was logged of letters from the disk is not about this
 		d.away.retry = d.newBackoff()
 	}
 	if first || !started.Before(d.away.until) { // requests that were in flight together count once
