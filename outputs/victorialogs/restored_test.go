@@ -7,11 +7,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/edgetide/telegraf-victorialogs/internal/deadletter"
@@ -283,15 +285,19 @@ func TestRestoredRejectedUnusable(t *testing.T) {
 			items = append(items, item(t, func(l *deadletter.Letter) { l.AccountID = fmt.Sprint(1 + id%3) }, id))
 		}
 		leave(t, dir, letterVersion, items...)
+		// The directory goes while the first answer that makes use of it is given, since nothing writes there before.
+		replace := sync.OnceFunc(func() {
+			assert.NoError(t, os.RemoveAll(filepath.Join(dir, "rejected")))
+			assert.NoError(t, os.WriteFile(filepath.Join(dir, "rejected"), nil, 0o600))
+		})
 		w := &wire{answer: func(s *sent) (*http.Response, error) {
 			if slices.Contains(s.ids(), 10) {
+				replace()
 				return status(http.StatusBadRequest, badDataText), nil
 			}
 			return taken(), nil
 		}}
 		r := start(t, w, onDisk(dir))
-		require.NoError(t, os.RemoveAll(filepath.Join(dir, "rejected")))
-		require.NoError(t, os.WriteFile(filepath.Join(dir, "rejected"), nil, 0o600))
 		pass(10 * time.Minute)
 		t.Logf("delivered %d, rejected %d, %d requests", delivered(r), rejected(r), len(w.requests()))
 		require.Equal(t, int64(49), delivered(r))
