@@ -1,6 +1,7 @@
 // Command quickstart is the first command of the README: it brings the main job up on a machine that may have nothing
 // installed, and lets a person see it. It runs the real bin/telegraf with sample.conf between an MQTT broker and a
-// VictoriaLogs, each of which it takes from the environment, finds listening, starts from PATH, or brings itself.
+// VictoriaLogs, each of which it takes from the environment, finds listening, or brings itself: the broker in bin/telegraf,
+// the server from PATH or a stand-in.
 package main
 
 import (
@@ -24,7 +25,7 @@ func main() {
 	flag.StringVar(&o.telegraf, "telegraf", "bin/telegraf", "the telegraf binary with our plugins")
 	flag.StringVar(&o.config, "config", "sample.conf", "its configuration; it reads MQTT_URL and VICTORIALOGS_URL")
 	flag.DurationVar(&o.duration, "duration", 0, "end by itself after this time; 0 means at Ctrl-C")
-	flag.StringVar(&o.mqttAddr, "mqtt-addr", "127.0.0.1:1883", "where a broker is looked for, and started if there is none")
+	flag.StringVar(&o.mqttAddr, "mqtt-addr", "127.0.0.1:1883", "where a broker is looked for, and where Telegraf listens if there is none")
 	flag.StringVar(&o.logsAddr, "victorialogs-addr", "127.0.0.1:9428", "where VictoriaLogs is looked for, or else started")
 	flag.Parse()
 	o.mqttURL, o.logsURL = os.Getenv("MQTT_URL"), os.Getenv("VICTORIALOGS_URL")
@@ -54,11 +55,7 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
-	broker, err := findBroker(ctx, o, dir)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, broker.close()) }()
+	broker := findBroker(ctx, o)
 	logs, err := findLogs(ctx, o, dir)
 	if err != nil {
 		return err
@@ -76,9 +73,8 @@ func run(ctx context.Context, o options) (err error) {
 	agent, err := agentproc.Start(agentproc.Options{
 		Path:    o.telegraf,
 		Configs: []string{o.config},
-		Env: []string{
-			"MQTT_URL=" + broker.url, "VICTORIALOGS_URL=" + logs.url, "DEAD_LETTERS=" + filepath.Join(dir, "dead-letters"),
-		},
+		Env: append(broker.env,
+			"VICTORIALOGS_URL="+logs.url, "DEAD_LETTERS="+filepath.Join(dir, "dead-letters")),
 		Self: time.Second,
 		Dir:  dir,
 		OnLog: func(line string) {
@@ -108,7 +104,9 @@ func run(ctx context.Context, o options) (err error) {
 func waitConnected(ctx context.Context, agent *agentproc.Agent) error {
 	wait, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	err := agent.WaitFor(wait, func(a *agentproc.Agent) bool { return strings.Contains(a.Log(), "and subscribed to") })
+	err := agent.WaitFor(wait, func(a *agentproc.Agent) bool {
+		return strings.Contains(a.Log(), "and subscribed to") || strings.Contains(a.Log(), "Listening for MQTT devices on")
+	})
 	switch {
 	case err == nil || ctx.Err() != nil:
 		return nil
@@ -148,7 +146,7 @@ func watch(ctx context.Context, duration time.Duration, agent *agentproc.Agent, 
 // totals are what the balance is made of.
 type totals struct {
 	published int64 // by our devices, acknowledged by the broker
-	ours      bool  // the devices are, and so all messages
+	ours      bool  // the devices are; others may publish, too
 	before    int64 // rows stored before the agent started
 }
 
@@ -227,7 +225,7 @@ func (l ledger) balance(t totals, stored int64, alone bool) error {
 	check(l.rejected == 0 && l.dropped == 0, "%d metrics rejected and %d dropped", l.rejected, l.dropped)
 	check(l.acked == l.messages, "%d of %d messages acknowledged", l.acked, l.messages)
 	if t.ours {
-		check(l.messages == t.published, "%d messages published and %d received", t.published, l.messages)
+		check(l.messages >= t.published, "%d messages published and %d received", t.published, l.messages)
 	}
 	if alone {
 		check(stored == l.delivered, "%d metrics delivered and %d rows stored", l.delivered, stored)

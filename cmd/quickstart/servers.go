@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -15,44 +14,26 @@ import (
 
 // broker is the MQTT side.
 type broker struct {
-	url     string
+	url     string // for devices
 	what    string
+	env     []string            // tells the agent
 	devices *testbroker.Devices // nil with a broker that is not ours: its devices are real
-	close   func() error
 }
 
-func findBroker(ctx context.Context, o options, dir string) (*broker, error) {
-	nothing := func() error { return nil }
-	if o.mqttURL != "" {
-		return &broker{url: o.mqttURL, what: "from MQTT_URL", close: nothing}, nil
+func findBroker(ctx context.Context, o options) *broker {
+	b := &broker{url: o.mqttURL}
+	switch {
+	case b.url != "":
+		b.what = "from MQTT_URL"
+	case listens(ctx, o.mqttAddr):
+		b.url, b.what = "tcp://"+o.mqttAddr, "which listens here already; publish to it"
+	default:
+		b.url, b.what = "tcp://"+o.mqttAddr, "Telegraf itself, with simulated devices; publish to it, too"
+		b.env, b.devices = []string{"MQTT_URL=", "MQTT_LISTEN=" + b.url}, testbroker.NewDevices()
+		return b
 	}
-	if listens(ctx, o.mqttAddr) {
-		return &broker{url: "tcp://" + o.mqttAddr, what: "which listens here already; publish to it", close: nothing}, nil
-	}
-	started, what, err := newBroker(o.mqttAddr, dir)
-	if err != nil {
-		return nil, err
-	}
-	if err := started.Start(); err != nil {
-		return nil, err
-	}
-	return &broker{
-		url: started.URL(), what: what + ", with simulated devices",
-		devices: testbroker.NewDevices(), close: started.Stop,
-	}, nil
-}
-
-func newBroker(addr, dir string) (_ testbroker.Broker, what string, err error) {
-	if path, ok := testbroker.LookMosquitto(); ok {
-		home := filepath.Join(dir, "mosquitto")
-		if err := os.Mkdir(home, 0o700); err != nil {
-			return nil, "", err
-		}
-		b, err := testbroker.NewMosquitto(testbroker.MosquittoOptions{Dir: home, Path: path})
-		return b, "Mosquitto, started here", err
-	}
-	b, err := testbroker.NewMochi(testbroker.MochiOptions{Addr: addr})
-	return b, "mochi-mqtt in this process, since no Mosquitto is on PATH", err
+	b.env = []string{"MQTT_URL=" + b.url}
+	return b
 }
 
 // devices are the simulated ones while they run.

@@ -60,7 +60,7 @@ func TestConfigWrongOption(t *testing.T) {
 		{"ping_timeout", func(p *MQTTHardware) { p.PingTimeout = -1 }, []string{"ping_timeout", `"-1ns"`, "1s", "10s"}},
 		{"max_undelivered_messages zero", func(p *MQTTHardware) { p.MaxUndeliveredMessages = 0 }, []string{"max_undelivered_messages = 0", "1 or more"}},
 		{"max_undelivered_messages negative", func(p *MQTTHardware) { p.MaxUndeliveredMessages = -5 }, []string{"max_undelivered_messages = -5", "1 or more"}},
-		{"no servers", func(p *MQTTHardware) { p.Servers = nil }, []string{"servers", "[]", "tcp://127.0.0.1:1883"}},
+		{"no servers", func(p *MQTTHardware) { p.Servers = []string{} }, []string{"servers", "[]", "tcp://127.0.0.1:1883"}},
 		{"scheme", func(p *MQTTHardware) { p.Servers = []string{"http://x:1"} }, []string{"servers", `"http://x:1"`, "tcp://"}},
 		{"no host", func(p *MQTTHardware) { p.Servers = []string{"tcp://"} }, []string{"servers", `"tcp://"`, "tcp://127.0.0.1:1883"}},
 		{"no port", func(p *MQTTHardware) { p.Servers = []string{"tcp://broker"} }, []string{"servers", `"tcp://broker"`, "port", "tcp://127.0.0.1:1883"}},
@@ -141,6 +141,7 @@ func TestConfigSample(t *testing.T) {
 	running, p := loadConfig(t, New().SampleConfig())
 	require.NoError(t, running.Init())
 	want := New()
+	want.Servers = []string{"tcp://127.0.0.1:1883"}
 	want.Topics = []string{"#"}
 	want.Hardware = slices.Sorted(maps.Keys(sources))
 	require.Equal(t, options(want), options(p))
@@ -163,6 +164,8 @@ func TestConfigSampleShowsDefaults(t *testing.T) {
 	}
 	_, p := loadConfig(t, text.String())
 	want := New()
+	want.ListenPasswords = map[string]*config.Secret{}
+	want.Servers = []string{"tcp://127.0.0.1:1883"}
 	want.Topics = []string{"#"}
 	want.Hardware = slices.Sorted(maps.Keys(sources))
 	topic := "topic" // stands for none, which means the same

@@ -3,6 +3,7 @@ package mqtt_hardware
 import (
 	"bufio"
 	"context"
+	"crypto/subtle"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -28,15 +29,16 @@ import (
 
 // ListenOptions are those of the embedded broker.
 type ListenOptions struct {
-	Listen              string      `toml:"listen"`
-	ListenUsers         string      `toml:"listen_users"`
-	ListenAnonymous     bool        `toml:"listen_allow_anonymous"`
-	ListenTLSCert       string      `toml:"listen_tls_cert"`
-	ListenTLSKey        string      `toml:"listen_tls_key"`
-	ListenTLSClientCAs  []string    `toml:"listen_tls_client_cas"`
-	ListenMaxClients    int64       `toml:"listen_max_clients"`
-	ListenMaxPacketSize config.Size `toml:"listen_max_packet_size"`
-	ListenMaxRetained   int         `toml:"listen_max_retained"`
+	Listen              string                    `toml:"listen"`
+	ListenUsers         string                    `toml:"listen_users"`
+	ListenPasswords     map[string]*config.Secret `toml:"listen_passwords"`
+	ListenAnonymous     bool                      `toml:"listen_allow_anonymous"`
+	ListenTLSCert       string                    `toml:"listen_tls_cert"`
+	ListenTLSKey        string                    `toml:"listen_tls_key"`
+	ListenTLSClientCAs  []string                  `toml:"listen_tls_client_cas"`
+	ListenMaxClients    int64                     `toml:"listen_max_clients"`
+	ListenMaxPacketSize config.Size               `toml:"listen_max_packet_size"`
+	ListenMaxRetained   int                       `toml:"listen_max_retained"`
 }
 
 func defaultListen() ListenOptions {
@@ -62,16 +64,29 @@ func (o *ListenOptions) newEmbedded(log telegraf.Logger, f *flow, topics []strin
 	case o.ListenMaxRetained < 0:
 		return nil, fmt.Errorf("listen_max_retained = %d: must not be negative", o.ListenMaxRetained)
 	}
-	e := &embedded{log: log, flow: f, topics: topics, address: address.Host, maxRetained: o.ListenMaxRetained, busy: make(map[uint16]bool), retained: make(map[string]bool)}
+	e := &embedded{
+		log: log, flow: f, topics: topics, address: address.Host, passwords: o.ListenPasswords,
+		maxRetained: o.ListenMaxRetained, retained: make(map[string]bool),
+		busy: make(map[uint16]bool), flowing: make(map[deviceID]*devicePublish),
+	}
 	if o.ListenUsers != "" {
 		if e.users, err = readUsers(o.ListenUsers); err != nil {
 			return nil, fmt.Errorf("listen_users = %q: %w", o.ListenUsers, err)
 		}
 	}
-	e.anonymous = o.ListenAnonymous || e.users == nil && isLoopback(address.Hostname())
-	if e.users == nil && !e.anonymous {
-		return nil, fmt.Errorf("listen = %q: is open to other machines; set listen_users, or listen_allow_anonymous = true if "+
-			"anybody may publish", o.Listen)
+	for name, password := range e.passwords {
+		switch {
+		case e.users[name] != nil:
+			return nil, fmt.Errorf("listen_passwords: %q is in listen_users, too: name each device once", name)
+		case name == "" || password.Empty():
+			return nil, fmt.Errorf("listen_passwords: %q: name and password must not be empty", name)
+		}
+	}
+	known := e.users != nil || len(e.passwords) > 0
+	e.anonymous = o.ListenAnonymous || !known && isLoopback(address.Hostname())
+	if !known && !e.anonymous {
+		return nil, fmt.Errorf("listen = %q: is open to other machines; set listen_users or listen_passwords, or "+
+			"listen_allow_anonymous = true if anybody may publish", o.Listen)
 	}
 	if e.tls, err = o.serverTLS(secure); err != nil {
 		return nil, err
@@ -155,7 +170,8 @@ type embedded struct {
 	topics      []string
 	address     string
 	tls         *tls.Config
-	users       map[string][]byte // bcrypt; nil: none are known
+	users       map[string][]byte // bcrypt
+	passwords   map[string]*config.Secret
 	anonymous   bool
 	maxRetained int
 	server      *mochi.Server
@@ -166,13 +182,20 @@ type embedded struct {
 	retained map[string]bool // topics
 	busy     map[uint16]bool // identifiers that we made for messages in the flow
 	last     uint16
+	flowing  map[deviceID]*devicePublish
+}
+
+// deviceID tells a device's message in the flow from all others.
+type deviceID struct {
+	client string
+	packet uint16
 }
 
 // listen begins to take devices in.
 func (e *embedded) listen() error {
 	var l listeners.Listener = listeners.NewTCP(listeners.Config{ID: "listen", Address: e.address, TLSConfig: e.tls})
 	if err := e.server.AddListener(l); err != nil {
-		return fmt.Errorf("listen: %w", err)
+		return fmt.Errorf("listen: %w; where a broker runs already, name it in servers", err)
 	}
 	e.connection = e.flow.connecting()
 	e.flow.connected(false)
@@ -200,17 +223,34 @@ func (e *embedded) wants(topic string) bool {
 	return slices.ContainsFunc(e.topics, func(filter string) bool { return matchesTopic(filter, topic) })
 }
 
-// identifier makes one that no message in the flow has: those of several devices are the same.
-func (e *embedded) identifier() (id uint16, ok bool) {
+// flows notes a message that goes into the flow, and gives it an identifier that no other in there has: those of several
+// devices are the same. A message that is there already is repeated.
+func (e *embedded) flows(d *devicePublish) (repeated, ok bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if d.packet.FixedHeader.Dup && e.flowing[d.of()] != nil {
+		return true, true
+	}
 	for range 1 << 16 {
 		if e.last++; e.last != 0 && !e.busy[e.last] {
-			e.busy[e.last] = true
-			return e.last, true
+			e.busy[e.last], d.id = true, e.last
+			e.flowing[d.of()] = d
+			return false, true
 		}
 	}
-	return 0, false
+	return false, false
+}
+
+// left notes that a message is out of the flow. The device may have used its identifier for another one since, after it
+// lost its session.
+func (e *embedded) left(d *devicePublish) (awaited bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.busy, d.id)
+	if awaited = e.flowing[d.of()] == d; awaited {
+		delete(e.flowing, d.of())
+	}
+	return awaited
 }
 
 // mayRetain counts retained messages, beside the broker's own of $SYS; an empty payload clears one.
@@ -249,11 +289,19 @@ func (h *hook) OnConnectAuthenticate(_ *mochi.Client, p mochipackets.Packet) boo
 	if name == "" && len(password) == 0 && h.anonymous {
 		return true
 	}
-	hash, ok := h.users[name]
-	if !ok {
-		return h.users == nil && h.anonymous
+	if hash, ok := h.users[name]; ok {
+		return bcrypt.CompareHashAndPassword(hash, password) == nil
 	}
-	return bcrypt.CompareHashAndPassword(hash, password) == nil
+	if secret, ok := h.passwords[name]; ok {
+		right, err := secret.Get()
+		if err != nil {
+			h.log.Errorf("listen_passwords: %q: %v", name, err)
+			return false
+		}
+		defer right.Destroy()
+		return subtle.ConstantTimeCompare(right.Bytes(), password) == 1
+	}
+	return h.users == nil && len(h.passwords) == 0 && h.anonymous
 }
 
 // OnACLCheck lets devices publish and subscribe everywhere.
@@ -269,11 +317,11 @@ func (h *hook) OnPublish(c *mochi.Client, p mochipackets.Packet) (mochipackets.P
 		h.flow.receive(h.connection, &devicePublish{packet: p})
 		return p, nil
 	}
-	id, ok := h.identifier()
-	if !ok {
-		return p, mochipackets.ErrRejectPacket // the device sends it again when it connects again
+	d := &devicePublish{packet: p, client: c, broker: h.embedded}
+	if repeated, ok := h.flows(d); repeated || !ok {
+		return p, mochipackets.ErrRejectPacket // it is acknowledged in time, or the device sends it again when it connects again
 	}
-	h.flow.receive(h.connection, &devicePublish{packet: p, id: id, client: c, broker: h.embedded})
+	h.flow.receive(h.connection, d)
 	if err := h.server.Publish(p.TopicName, p.Payload, p.FixedHeader.Retain, p.FixedHeader.Qos); err != nil {
 		h.log.Debugf("Passing on %q: %v", p.TopicName, err)
 	}
@@ -288,26 +336,31 @@ type devicePublish struct {
 	broker *embedded
 }
 
-func (*devicePublish) Duplicate() bool     { return false } // the identifier is ours, so that it cannot be recognised
+func (*devicePublish) Duplicate() bool     { return false } // those do not come this far
 func (d *devicePublish) Qos() byte         { return d.packet.FixedHeader.Qos }
 func (*devicePublish) Retained() bool      { return false } // to us it is new
 func (d *devicePublish) Topic() string     { return d.packet.TopicName }
 func (d *devicePublish) MessageID() uint16 { return d.id }
 func (d *devicePublish) Payload() []byte   { return d.packet.Payload }
+func (d *devicePublish) of() deviceID      { return deviceID{d.client.ID, d.packet.PacketID} }
 
-// Ack tells the device.
+// Ack tells the device, which may have come back on another connection.
 func (d *devicePublish) Ack() {
-	d.broker.mu.Lock()
-	delete(d.broker.busy, d.id)
-	d.broker.mu.Unlock()
+	if !d.broker.left(d) {
+		return
+	}
+	client := d.client
+	if now, ok := d.broker.server.Clients.Get(client.ID); ok && !now.Properties.Clean {
+		client = now
+	}
 	answer := mochipackets.Packet{
 		FixedHeader: mochipackets.FixedHeader{Type: mochipackets.Puback}, PacketID: d.packet.PacketID,
 	}
 	if d.Qos() == 2 {
 		answer.FixedHeader.Type = mochipackets.Pubrec
-		d.client.State.Inflight.Set(answer) // PUBREL asks for it
+		client.State.Inflight.Set(answer) // PUBREL asks for it
 	}
-	_ = d.client.WritePacket(answer) // a device that left sends its message again
+	_ = client.WritePacket(answer) // a device that left sends its message again
 }
 
 func (d *devicePublish) properties() *paho.PublishProperties {

@@ -1,17 +1,24 @@
 package mqtt_hardware
 
 import (
+	"crypto/tls"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
+	"github.com/eclipse/paho.mqtt.golang/packets"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/influxdata/telegraf"
+	"github.com/influxdata/telegraf/config"
+
+	"github.com/edgetide/telegraf-victorialogs/internal/testbroker"
 )
 
 // listening is the plugin as a broker; its URL is for devices.
@@ -102,17 +109,171 @@ func TestListenUsers(t *testing.T) {
 	}
 }
 
+// Passwords may come from a secret store instead of a file.
+func TestListenPasswords(t *testing.T) {
+	t.Parallel()
+	_, url := listening(t, func(p *MQTTHardware) {
+		p.ListenPasswords = map[string]*config.Secret{"sensor": secret("right")}
+	})
+	_, err := device(t, url, "a", "sensor", "right")
+	require.NoError(t, err)
+	for _, wrong := range [][2]string{{"sensor", "wrong"}, {"sensor", ""}, {"nobody", "right"}, {"", ""}} {
+		_, err = device(t, url, "b", wrong[0], wrong[1])
+		require.Error(t, err, wrong)
+	}
+}
+
+func secret(text string) *config.Secret {
+	s := config.NewSecret([]byte(text))
+	return &s
+}
+
+// Devices need a certificate of the authority where one is named.
+func TestListenMutualTLS(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t)
+	i, url := listening(t, func(p *MQTTHardware) {
+		p.Listen = "ssl://127.0.0.1:0"
+		p.ListenTLSCert, p.ListenTLSKey = a.file("server.pem"), a.file("server-key.pem")
+		p.ListenTLSClientCAs = []string{a.file("ca.pem")}
+	})
+	publish := func(c *tls.Config) error {
+		o := mqtt.NewClientOptions().AddBroker("ssl" + strings.TrimPrefix(url, "tcp")).SetAutoReconnect(false).SetTLSConfig(c)
+		client := mqtt.NewClient(o)
+		defer client.Disconnect(0)
+		token := client.Connect()
+		require.True(t, token.WaitTimeout(soon))
+		if token.Error() == nil {
+			token = client.Publish("t/x", 1, false, "hello")
+			require.True(t, token.WaitTimeout(soon))
+		}
+		return token.Error()
+	}
+	require.Error(t, publish(a.client), "without a certificate")
+	pair, err := tls.LoadX509KeyPair(a.file("client.pem"), a.file("client-key.pem"))
+	require.NoError(t, err)
+	with := a.client.Clone()
+	with.Certificates = []tls.Certificate{pair}
+	require.NoError(t, publish(with))
+	i.untilTexts([]string{"hello"})
+}
+
+// A broker in servers goes before listen, so that one configuration serves both.
+func TestListenServersGoFirst(t *testing.T) {
+	t.Parallel()
+	b := testbroker.StartMochi(t, testbroker.MochiOptions{})
+	i := connect(t, b.URL(), func(p *MQTTHardware) { p.Listen = "tcp://127.0.0.1:0" })
+	require.Nil(t, i.embedded)
+	require.Contains(t, i.lines('I')[0], `listen = "tcp://127.0.0.1:0" is not used`)
+	i.stop()
+	i, _ = listening(t, func(p *MQTTHardware) { p.Servers = []string{""} })
+	require.NotNil(t, i.embedded)
+}
+
+// A device that lost its connection repeats what was not acknowledged. That is no second message, and what it waits for
+// comes on the new connection.
+func TestListenRepeated(t *testing.T) {
+	t.Parallel()
+	for _, qos := range []byte{1, 2} {
+		i, url := listening(t)
+		i.out.set(nil)
+		conn := raw(t, url)
+		publish := func(dup bool) {
+			p := create[*packets.PublishPacket](t, packets.Publish)
+			p.TopicName, p.Payload, p.Qos, p.MessageID, p.Dup = "t/x", []byte("once"), qos, 7, dup
+			require.NoError(t, p.Write(conn))
+		}
+		publish(false)
+		i.until("it is here", func() bool { return i.out.count() == 1 })
+		require.NoError(t, conn.Close())
+
+		conn = raw(t, url)
+		publish(true)
+		require.NoError(t, packets.NewControlPacket(packets.Pingreq).Write(conn))
+		readAs[*packets.PingrespPacket](t, conn) // it is read, and not acknowledged
+		i.out.set(accept)
+		if qos == 1 {
+			require.EqualValues(t, 7, readAs[*packets.PubackPacket](t, conn).MessageID)
+		} else {
+			require.EqualValues(t, 7, readAs[*packets.PubrecPacket](t, conn).MessageID)
+			require.NoError(t, conn.Close()) // again, before PUBREL
+			conn = raw(t, url)
+			publish(true)
+			require.EqualValues(t, 7, readAs[*packets.PubrecPacket](t, conn).MessageID)
+			release := create[*packets.PubrelPacket](t, packets.Pubrel)
+			release.MessageID = 7
+			require.NoError(t, release.Write(conn))
+			answer := read(t, conn)
+			for repeated := true; repeated; { // PUBREC, which the broker repeats, too
+				if _, repeated = answer.(*packets.PubrecPacket); repeated {
+					answer = read(t, conn)
+				}
+			}
+			require.IsType(t, &packets.PubcompPacket{}, answer)
+			require.EqualValues(t, 7, answer.Details().MessageID)
+		}
+		publish(false) // the identifier is free for the next one
+		i.until("the next one", func() bool { return i.out.count() == 2 })
+		require.Equal(t, 2, i.out.count())
+		i.stop()
+	}
+}
+
+// raw is a device's connection with a session that lasts.
+func raw(t *testing.T, url string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(url, "tcp://"))
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	c := create[*packets.ConnectPacket](t, packets.Connect)
+	c.ProtocolName, c.ProtocolVersion, c.ClientIdentifier, c.Keepalive = "MQTT", 4, "raw", 60
+	require.NoError(t, c.Write(conn))
+	require.Zero(t, readAs[*packets.ConnackPacket](t, conn).ReturnCode)
+	return conn
+}
+
+func create[P packets.ControlPacket](t *testing.T, kind byte) P {
+	t.Helper()
+	p, ok := packets.NewControlPacket(kind).(P)
+	require.True(t, ok)
+	return p
+}
+
+func readAs[P packets.ControlPacket](t *testing.T, conn net.Conn) P {
+	t.Helper()
+	p, ok := read(t, conn).(P)
+	require.True(t, ok)
+	return p
+}
+
+func read(t *testing.T, conn net.Conn) packets.ControlPacket {
+	t.Helper()
+	require.NoError(t, conn.SetReadDeadline(time.Now().Add(soon)))
+	p, err := packets.ReadPacket(conn)
+	require.NoError(t, err)
+	return p
+}
+
 func TestListenWrongOptions(t *testing.T) {
 	t.Parallel()
+	hash, err := bcrypt.GenerateFromPassword([]byte("secret"), bcrypt.MinCost)
+	require.NoError(t, err)
+	users := filepath.Join(t.TempDir(), "known")
+	require.NoError(t, os.WriteFile(users, fmt.Appendf(nil, "sensor:%s\n", hash), 0o600))
 	junk := filepath.Join(t.TempDir(), "users")
 	require.NoError(t, os.WriteFile(junk, []byte("sensor:plain\n"), 0o600))
 	for name, tt := range map[string]struct {
 		change func(*MQTTHardware)
 		want   []string
 	}{
-		"open to all":    {func(p *MQTTHardware) { p.Listen = "tcp://0.0.0.0:1883" }, []string{"listen", "0.0.0.0:1883", "listen_users"}},
-		"no URL":         {func(p *MQTTHardware) { p.Listen = "1883" }, []string{"listen", `"1883"`, "tcp://127.0.0.1:1883"}},
-		"servers":        {func(p *MQTTHardware) { p.Servers = []string{"tcp://broker:1883"} }, []string{"servers", "broker", "listen"}},
+		"open to all": {func(p *MQTTHardware) { p.Listen = "tcp://0.0.0.0:1883" }, []string{"listen", "0.0.0.0:1883", "listen_users"}},
+		"no URL":      {func(p *MQTTHardware) { p.Listen = "1883" }, []string{"listen", `"1883"`, "tcp://127.0.0.1:1883"}},
+		"passwords too": {func(p *MQTTHardware) {
+			p.ListenUsers, p.ListenPasswords = users, map[string]*config.Secret{"sensor": secret("x")}
+		}, []string{"listen_passwords", `"sensor"`, "listen_users"}},
+		"no password": {func(p *MQTTHardware) {
+			p.ListenPasswords = map[string]*config.Secret{"sensor": secret("")}
+		}, []string{"listen_passwords", `"sensor"`, "empty"}},
 		"plain users":    {func(p *MQTTHardware) { p.ListenUsers = junk }, []string{"listen_users", "line 1", "bcrypt"}},
 		"no users file":  {func(p *MQTTHardware) { p.ListenUsers = junk + "x" }, []string{"listen_users", junk + "x"}},
 		"no certificate": {func(p *MQTTHardware) { p.Listen = "ssl://127.0.0.1:8883" }, []string{"listen_tls_cert"}},

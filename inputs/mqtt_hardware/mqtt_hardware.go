@@ -97,7 +97,6 @@ type MQTTHardware struct {
 // New returns the plugin with its defaults.
 func New() *MQTTHardware {
 	return &MQTTHardware{
-		Servers:                []string{"tcp://127.0.0.1:1883"},
 		QoS:                    1,
 		ConnectionTimeout:      config.Duration(30 * time.Second),
 		KeepAlive:              config.Duration(60 * time.Second),
@@ -217,10 +216,11 @@ func (p *MQTTHardware) newSession() error {
 	p.flow = newFlow(p.stats, p.Log, p.MaxUndeliveredMessages)
 	p.flow.makeMetrics = p.makeMetrics
 	p.flow.skipRetained = p.SkipRetained
-	if p.Listen != "" {
-		if len(p.Servers) > 0 && !slices.Equal(p.Servers, New().Servers) {
-			return fmt.Errorf("servers = %q: must not be set beside listen = %q; use two inputs", p.Servers, p.Listen)
-		}
+	none := len(p.Servers) == 0 || len(p.Servers) == 1 && p.Servers[0] == "" // as from an environment that names none
+	if p.Listen != "" && !none {
+		p.Log.Infof("servers names a broker, so that listen = %q is not used; for both, use two inputs", p.Listen)
+	}
+	if p.Listen != "" && none {
 		var err error
 		if p.embedded, err = p.newEmbedded(p.Log, p.flow, p.Topics); err == nil {
 			p.flow.wants = p.embedded.wants
@@ -269,11 +269,15 @@ func (p *MQTTHardware) newSession() error {
 
 func (p *MQTTHardware) serverURLs(withTLS bool) ([]*url.URL, error) {
 	const right = `must be URLs such as "tcp://127.0.0.1:1883", "ssl://broker:8883" or "wss://broker/mqtt"`
-	if len(p.Servers) == 0 {
+	addresses := p.Servers
+	switch {
+	case addresses == nil:
+		addresses = []string{"tcp://127.0.0.1:1883"}
+	case len(addresses) == 0:
 		return nil, errors.New("servers = []: " + right)
 	}
 	var servers []*url.URL
-	for _, server := range p.Servers {
+	for _, server := range addresses {
 		address := server
 		if !strings.Contains(server, "://") { // mqtt_consumer still takes host:port
 			if address = "tcp://" + server; withTLS {

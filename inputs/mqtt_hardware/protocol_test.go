@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	packets5 "github.com/eclipse/paho.golang/packets"
 	"github.com/eclipse/paho.golang/paho"
 	"github.com/stretchr/testify/require"
 
@@ -159,4 +160,38 @@ func TestProtocolRefused(t *testing.T) {
 	i.until("logged", func() bool { return len(i.lines('E')) > 0 })
 	require.Contains(t, i.lines('E')[0], "the broker refused")
 	require.Contains(t, i.lines('E')[0], "code 0x86")
+}
+
+// A broker that sends its clients elsewhere is quoted in the log, whether it does so at once or later.
+func TestProtocolRedirected(t *testing.T) {
+	t.Parallel()
+	elsewhere := &packets5.Properties{ServerReference: "mqtt.example:1883", ReasonString: "moved"}
+	moved := packets5.NewControlPacket(packets5.CONNACK)
+	moved.Content = &packets5.Connack{ReasonCode: packets5.ConnackServerMoved, Properties: elsewhere}
+	later := packets5.NewControlPacket(packets5.DISCONNECT)
+	later.Content = &packets5.Disconnect{ReasonCode: packets5.DisconnectServerMoved, Properties: elsewhere}
+	for name, answers := range map[string][]*packets5.ControlPacket{
+		"at once": {moved},
+		"later":   {packets5.NewControlPacket(packets5.CONNACK), later},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := "tcp://" + serveTCP(t, nil, func(conn net.Conn) {
+				defer func() { _ = conn.Close() }()
+				for _, answer := range answers { // to CONNECT and SUBSCRIBE
+					if _, err := packets5.ReadPacket(conn); err != nil {
+						return
+					}
+					if _, err := answer.WriteTo(conn); err != nil {
+						return
+					}
+				}
+			})
+			i := prepare(t, url, five)
+			i.start()
+			logged := func() string { return strings.Join(append(i.lines('E'), i.lines('W')...), "\n") }
+			i.until("logged", func() bool { return strings.Contains(logged(), "mqtt.example:1883") })
+			require.Contains(t, logged(), "(moved)")
+		})
+	}
 }

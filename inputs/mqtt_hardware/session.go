@@ -110,7 +110,8 @@ func (s *session) connection(ctx context.Context) error {
 	s.mu.Lock()
 	s.told, s.unwanted = 0, nil
 	s.mu.Unlock()
-	lost := make(chan error, 1)
+	live, lost := context.WithCancelCause(ctx)
+	defer lost(nil)
 	client, number, err := s.connect(ctx, lost)
 	if err != nil {
 		return err
@@ -120,12 +121,12 @@ func (s *session) connection(ctx context.Context) error {
 		s.flow.disconnected(number)
 		client.disconnect()
 	}()
-	refused, err := s.subscribe(ctx, client, s.topics)
+	refused, err := s.subscribe(live, client, s.topics)
 	if err != nil {
 		return err
 	}
-	s.dropOldSubscriptions(ctx, client)
-	s.announce(ctx, client, online)
+	s.dropOldSubscriptions(live, client)
+	s.announce(live, client, online)
 	s.stats.connected.Set(1)
 	s.down = false
 	s.log.Infof("Connected to %s as %q and subscribed to %d topics", s.serverNames(), s.clientID, len(s.topics)-len(refused))
@@ -135,25 +136,31 @@ func (s *session) connection(ctx context.Context) error {
 	lastTry := time.Now()
 	for {
 		select {
-		case <-ctx.Done():
+		case <-live.Done():
+			if ctx.Err() == nil {
+				return s.lostError(live)
+			}
 			s.farewell(client)
 			return nil
-		case err := <-lost:
-			return fmt.Errorf("connection to %s lost: %w", s.serverNames(), err)
 		case <-s.wake:
-			s.dropUnwanted(ctx, client)
+			s.dropUnwanted(live, client)
 		case now := <-tick.C:
 			if s.flow.wantsReconnect() {
 				return errReconnect
 			}
 			if len(refused) > 0 && now.Sub(lastTry) >= refusedTopicRetry {
 				lastTry = now
-				if refused, err = s.subscribe(ctx, client, refused); err != nil {
+				if refused, err = s.subscribe(live, client, refused); err != nil {
 					return err
 				}
 			}
 		}
 	}
+}
+
+// lostError says how the connection ended that a context stands for.
+func (s *session) lostError(live context.Context) error {
+	return fmt.Errorf("connection to %s lost: %w", s.serverNames(), context.Cause(live))
 }
 
 // farewell waits until the broker has read the acknowledgements that were given: its answer to anything that was sent
@@ -164,8 +171,8 @@ func (s *session) farewell(c client) {
 	s.announce(context.Background(), c, offline)
 }
 
-// connect brings a connection up, to the first of the servers that takes it. lost gets one error when it breaks.
-func (s *session) connect(ctx context.Context, lost chan<- error) (c client, number int, err error) {
+// connect brings a connection up, to the first of the servers that takes it. lost is told why it broke, perhaps twice.
+func (s *session) connect(ctx context.Context, lost context.CancelCauseFunc) (c client, number int, err error) {
 	l, err := s.login()
 	if err != nil {
 		return nil, 0, err
@@ -184,10 +191,7 @@ func (s *session) connect(ctx context.Context, lost chan<- error) (c client, num
 	received := func(m mqtt.Message) { s.flow.receive(number, m) }
 	onLost := func(err error) {
 		s.flow.disconnected(number)
-		select {
-		case lost <- err:
-		default: // MQTT 5's client tells more than once
-		}
+		lost(err)
 	}
 	var sessionPresent bool
 	if s.v5 == nil {
@@ -272,6 +276,8 @@ func (s *session) subscribe(ctx context.Context, c client, topics []string) (ref
 	defer cancel()
 	codes, err := c.subscribe(waiting, topics, s.qos)
 	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, s.lostError(ctx)
 	case err != nil && waiting.Err() != nil:
 		return nil, fmt.Errorf("%s did not answer SUBSCRIBE within %s", s.serverNames(), s.timeout)
 	case err != nil:

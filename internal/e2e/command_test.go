@@ -60,15 +60,12 @@ func TestSampleConfigIsThePluginsSamples(t *testing.T) {
 	t.Parallel()
 	sample, err := os.ReadFile("../../sample.conf")
 	require.NoError(t, err)
-	text := strings.Replace(string(sample), `    directory = "${DEAD_LETTERS:-}"`,
-		`    # directory = "/var/lib/telegraf/dead-letters"`, 1)
-	for _, variable := range []string{"MQTT_URL", "VICTORIALOGS_URL"} {
-		before, rest, ok := strings.Cut(text, "${"+variable+":-")
-		require.True(t, ok, variable)
-		fallback, after, ok := strings.Cut(rest, "}")
-		require.True(t, ok, variable)
-		text = before + fallback + after
-	}
+	text := strings.NewReplacer( // what the environment may change
+		`servers = ["${MQTT_URL:-}"]`, `servers = ["tcp://127.0.0.1:1883"]`,
+		`listen = "${MQTT_LISTEN:-tcp://127.0.0.1:1883}"`, `# listen = ""`,
+		`url = "${VICTORIALOGS_URL:-http://127.0.0.1:9428}"`, `url = "http://127.0.0.1:9428"`,
+		`directory = "${DEAD_LETTERS:-}"`, `# directory = "/var/lib/telegraf/dead-letters"`,
+	).Replace(string(sample))
 	for _, plugin := range []string{"inputs/mqtt_hardware", "outputs/victorialogs"} {
 		own, err := os.ReadFile("../../" + plugin + "/sample.conf")
 		require.NoError(t, err)
