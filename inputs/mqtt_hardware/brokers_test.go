@@ -180,7 +180,14 @@ type rules struct {
 
 func (*rules) ID() string { return "rules" }
 
-func (*rules) Provides(b byte) bool { return b == mochi.OnConnectAuthenticate || b == mochi.OnACLCheck }
+func (*rules) Provides(b byte) bool {
+	return b == mochi.OnConnectAuthenticate || b == mochi.OnACLCheck || b == mochi.OnSessionEstablished
+}
+
+// OnSessionEstablished keeps mochi from a lock that it takes twice, as in the plugin's own broker.
+func (*rules) OnSessionEstablished(c *mochi.Client, _ mochipackets.Packet) {
+	c.State.Inflight.ResetSendQuota(0)
+}
 
 func (r *rules) OnConnectAuthenticate(_ *mochi.Client, p mochipackets.Packet) bool {
 	return r.user == nil || !p.Connect.UsernameFlag || r.user(string(p.Connect.Username), string(p.Connect.Password))

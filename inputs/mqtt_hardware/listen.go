@@ -280,7 +280,22 @@ func (*hook) ID() string { return "telegraf" }
 
 // Provides says which questions it answers.
 func (*hook) Provides(b byte) bool {
-	return b == mochi.OnConnectAuthenticate || b == mochi.OnACLCheck || b == mochi.OnPublish
+	return b == mochi.OnConnectAuthenticate || b == mochi.OnACLCheck || b == mochi.OnPublish ||
+		b == mochi.OnSessionEstablished || b == mochi.OnSubscribe
+}
+
+// OnSessionEstablished turns the broker's bookkeeping of what a device may still be sent off: it takes a lock twice, which
+// stands still for ever when another goroutine wants the lock in between. With QoS 0 alone nothing needs it.
+func (*hook) OnSessionEstablished(c *mochi.Client, _ mochipackets.Packet) {
+	c.State.Inflight.ResetSendQuota(0)
+}
+
+// OnSubscribe grants QoS 0: what goes from device to device is not ours to keep.
+func (*hook) OnSubscribe(_ *mochi.Client, p mochipackets.Packet) mochipackets.Packet {
+	for i := range p.Filters {
+		p.Filters[i].Qos = 0
+	}
+	return p
 }
 
 // OnConnectAuthenticate checks a device's name and password.

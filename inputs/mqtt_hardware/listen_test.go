@@ -7,9 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/eclipse/paho.golang/paho"
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 	"github.com/eclipse/paho.mqtt.golang/packets"
 	"github.com/stretchr/testify/require"
@@ -92,6 +95,35 @@ func TestListenPassesOn(t *testing.T) {
 	require.ElementsMatch(t, []string{"t/state=on true", "other/state=on true"}, []string{<-got, <-got})
 	i.untilTexts([]string{"on"})
 	require.EqualValues(t, 1, i.stats.dropped[droppedUnwanted].Get())
+}
+
+// Devices that listen to each other at QoS 1 and 2 hold nobody up: mochi as it is stands still under this, now and then.
+func TestListenBetweenDevices(t *testing.T) {
+	t.Parallel()
+	const each = 1000
+	i, url := listening(t)
+	var got atomic.Int64
+	receiver := sender5(t, url, func(paho.PublishReceived) (bool, error) { got.Add(1); return true, nil })
+	answer, err := receiver.Subscribe(t.Context(), &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "#", QoS: 2}}})
+	require.NoError(t, err)
+	require.Equal(t, []byte{0}, answer.Reasons)
+	var publishing sync.WaitGroup
+	for _, qos := range []byte{1, 2} {
+		c, err := device(t, url, fmt.Sprint("device ", qos), "", "")
+		require.NoError(t, err)
+		publishing.Go(func() {
+			for n := range each {
+				c.Publish("t/x", qos, false, fmt.Sprint(n)).Wait()
+			}
+		})
+	}
+	for n := range each { // the receiver's own goroutine at the broker is busy, too
+		_, err := receiver.Publish(t.Context(), &paho.Publish{Topic: "t/y", QoS: 2, Payload: fmt.Append(nil, n)})
+		require.NoError(t, err)
+	}
+	publishing.Wait()
+	i.until("all are here", func() bool { return i.stats.acked.Get() == 3*each })
+	require.NotZero(t, got.Load())
 }
 
 func TestListenUsers(t *testing.T) {

@@ -17,11 +17,11 @@ import (
 func five(p *MQTTHardware) { p.Protocol = protocol5 }
 
 // sender5 publishes with MQTT 5.
-func sender5(t *testing.T, url string) *paho.Client {
+func sender5(t *testing.T, url string, received ...func(paho.PublishReceived) (bool, error)) *paho.Client {
 	t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(url, "tcp://"))
 	require.NoError(t, err)
-	c := paho.NewClient(paho.ClientConfig{Conn: conn})
+	c := paho.NewClient(paho.ClientConfig{Conn: conn, OnPublishReceived: received})
 	_, err = c.Connect(t.Context(), &paho.Connect{ClientID: "sender", CleanStart: true, KeepAlive: 60})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = c.Disconnect(&paho.Disconnect{}) })
