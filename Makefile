@@ -96,7 +96,7 @@ SEED ?=
 .PHONY: soak
 soak: bin/telegraf bin/dlq ## Random faults under load for DURATION (10m), and the long forms of other tests. SEED=… repeats a run.
 	SOAK=$(or $(DURATION),10m) SEED=$(SEED) $(GO) test -count=1 -timeout 0 -v \
-		-run '^(TestSoak|TestLongOutage|TestKill|TestServerEnds)$$' $(E2E)
+		-run '^(TestSoak|TestLongOutage|TestManyTopics|TestKill|TestServerEnds)$$' $(E2E)
 
 .PHONY: fmt
 fmt: ## Format the code.

@@ -48,7 +48,6 @@ func TestConfigWrongOption(t *testing.T) {
 		{"topic empty", func(p *MQTTHardware) { p.Topics = []string{""} }, []string{"topics", `""`, "empty"}},
 		{"topic with # inside", func(p *MQTTHardware) { p.Topics = []string{"a/#/b"} }, []string{"topics", `"a/#/b"`, "at the end"}},
 		{"topic with + inside", func(p *MQTTHardware) { p.Topics = []string{"a+"} }, []string{"topics", `"a+"`, "alone"}},
-		{"topic twice", func(p *MQTTHardware) { p.Topics = []string{"a", "a"} }, []string{"topics", `"a"`, "once"}},
 		{"qos above", func(p *MQTTHardware) { p.QoS = 3 }, []string{"qos = 3", "0, 1 or 2"}},
 		{"qos below", func(p *MQTTHardware) { p.QoS = -1 }, []string{"qos = -1", "0, 1 or 2"}},
 		{"no client_id", func(p *MQTTHardware) { p.PersistentSession = true }, []string{"client_id", `""`, "must be set", "persistent_session"}},
@@ -210,6 +209,13 @@ func TestConfigSampleIsComplete(t *testing.T) {
 			require.Regexp(t, `(?m)^\s*(# )?(\[\[inputs\.mqtt_hardware\.)?`+key+`( =|\]\])`, New().SampleConfig())
 		}
 	}
+}
+
+func TestConfigTopicTwice(t *testing.T) {
+	p := New()
+	p.Topics, p.Log = []string{"b", "a", "b"}, testutil.Logger{}
+	require.NoError(t, p.Init())
+	require.Equal(t, []string{"b", "a"}, p.session.topics)
 }
 
 // A user of mqtt_consumer changes the plugin's name and goes on.

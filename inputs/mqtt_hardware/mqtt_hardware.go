@@ -170,12 +170,9 @@ func (p *MQTTHardware) Init() error {
 
 // check finds the first MQTT option that cannot work, and says which, and what would.
 func (p *MQTTHardware) check() error {
-	for i, topic := range p.Topics {
+	for _, topic := range p.Topics {
 		if err := checkFilter(topic); err != nil {
 			return fmt.Errorf("topics: %w", err)
-		}
-		if slices.Contains(p.Topics[:i], topic) {
-			return fmt.Errorf("topics: %q is listed twice: list it once", topic)
 		}
 	}
 	if p.QoS < 0 || p.QoS > 2 {
@@ -252,7 +249,7 @@ func (p *MQTTHardware) newSession() error {
 		username:   &p.Username,
 		password:   &p.Password,
 		persistent: p.PersistentSession,
-		topics:     p.Topics,
+		topics:     unique(p.Topics),
 		qos:        byte(p.QoS), //nolint:gosec // check keeps it from 0 to 2
 		timeout:    time.Duration(p.ConnectionTimeout),
 		keepalive:  time.Duration(p.KeepAlive),
@@ -265,6 +262,16 @@ func (p *MQTTHardware) newSession() error {
 	}
 	p.flow.wants = p.session.wants
 	return nil
+}
+
+// unique leaves out what was there before; mqtt_consumer takes a topic twice, too.
+func unique(topics []string) (different []string) {
+	for _, topic := range topics {
+		if !slices.Contains(different, topic) {
+			different = append(different, topic)
+		}
+	}
+	return different
 }
 
 func (p *MQTTHardware) serverURLs(withTLS bool) ([]*url.URL, error) {

@@ -293,8 +293,8 @@ func TestPayloadMalformedDropped(t *testing.T) {
 		p.PayloadFormat, p.OnMalformed = formatJSON, malformedDrop
 		p.TopicParsing = []TopicParsing{{Topic: "n/+", Fields: "_/n", Types: map[string]string{"n": "int"}}}
 	})
-	for _, m := range []payloadMessage{{topic: "t", payload: []byte(`{"a":`)}, {topic: "n/x", payload: []byte(`{"a":1}`)}} {
-		metrics, malformed := p.makeMetrics(plainMessage(m.payload, m.topic))
+	for topic, payload := range map[string]string{"t": `{"a":`, "n/x": `{"a":1}`} {
+		metrics, malformed := p.makeMetrics(plainMessage([]byte(payload), topic))
 		require.Empty(t, metrics)
 		require.True(t, malformed)
 	}
