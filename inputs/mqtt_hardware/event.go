@@ -10,8 +10,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/tidwall/gjson"
-
 	"github.com/influxdata/telegraf"
 	"github.com/influxdata/telegraf/metric"
 )
@@ -59,16 +57,15 @@ func newEvent(field, value string, at time.Time) telegraf.Metric {
 // readObject makes a metric of a JSON object's text. It makes none of another text, nor of an object that has no fields
 // or is beyond the bounds.
 func readObject(text string, at time.Time) telegraf.Metric {
-	if depth(text) > maxDepth || !gjson.Valid(text) {
+	r := jsonReader{
+		eventReader: eventReader{m: metric.New(eventName, nil, nil, at), room: maxNames * len(text)},
+		text:        text,
+	}
+	r.space()
+	if !r.take('{') || !r.object("", true) || r.fields == 0 {
 		return nil
 	}
-	object := gjson.Parse(text)
-	if !object.IsObject() {
-		return nil
-	}
-	r := eventReader{m: metric.New(eventName, nil, nil, at), room: maxNames * len(text)}
-	r.object("", object)
-	if r.fields == 0 || r.beyond() {
+	if r.space(); r.at < len(text) {
 		return nil
 	}
 	return r.m
@@ -80,26 +77,6 @@ func addError(m telegraf.Metric, err error) {
 	r.add("error", strings.ToValidUTF8(err.Error(), "\ufffd"))
 }
 
-// depth is how deeply the JSON text nests; brackets inside strings are none.
-func depth(text string) (deepest int) {
-	now, quoted := 0, false
-	for i := 0; i < len(text); i++ {
-		switch c := text[i]; {
-		case quoted && c == '\\':
-			i++
-		case c == '"':
-			quoted = !quoted
-		case quoted:
-		case c == '{' || c == '[':
-			now++
-			deepest = max(deepest, now)
-		case c == '}' || c == ']':
-			now--
-		}
-	}
-	return deepest
-}
-
 type eventReader struct {
 	m      telegraf.Metric
 	fields int
@@ -109,31 +86,6 @@ type eventReader struct {
 
 // beyond reports that the object is beyond the bounds.
 func (r *eventReader) beyond() bool { return r.fields > maxFields || r.room < 0 }
-
-func (r *eventReader) object(prefix string, object gjson.Result) {
-	object.ForEach(func(key, value gjson.Result) bool {
-		r.value(prefix+unquoted(key), value)
-		return !r.beyond()
-	})
-}
-
-func (r *eventReader) value(name string, value gjson.Result) {
-	switch value.Type {
-	case gjson.Null:
-	case gjson.String:
-		r.add(name, unquoted(value))
-	case gjson.True, gjson.False:
-		r.add(name, value.Type == gjson.True)
-	case gjson.Number:
-		r.add(name, number(value.Raw))
-	case gjson.JSON:
-		if value.IsObject() {
-			r.object(name+".", value)
-			return
-		}
-		r.add(name, value.Raw)
-	}
-}
 
 func (r *eventReader) add(name string, value any) {
 	r.fields++
@@ -149,18 +101,230 @@ func (r *eventReader) add(name string, value any) {
 		r.equal[name]++
 		free = name + "_" + strconv.Itoa(r.equal[name]+1)
 	}
-	r.m.AddField(free, value)
+	r.m.AddField(free, true)
+	list := r.m.FieldList()
+	list[len(list)-1].Value = value // AddField would put a second copy of it on the heap
 }
 
-// unquoted returns a JSON string's text. gjson takes what follows a lone surrogate for the other half.
-func unquoted(s gjson.Result) string {
-	if strings.Contains(s.Raw, `\u`) {
-		var text string
-		if json.Unmarshal([]byte(s.Raw), &text) == nil {
-			return text
+// jsonReader reads JSON text (RFC 8259) in one pass, and makes fields of an object as it goes. Its methods report whether
+// the text is as it must be and within the bounds; after the first that is not, the rest has no meaning.
+type jsonReader struct {
+	eventReader
+	text  string // UTF-8
+	at    int    // the next byte
+	depth int
+}
+
+// object reads on behind an object's brace. keep makes fields of its members.
+func (r *jsonReader) object(prefix string, keep bool) bool {
+	if r.depth++; r.depth > maxDepth {
+		return false
+	}
+	r.space()
+	for end := r.take('}'); !end; end = r.take('}') {
+		key, ok := r.quoted()
+		r.space()
+		if !ok || !r.take(':') {
+			return false
+		}
+		r.space()
+		if keep {
+			ok = r.member(prefix + key)
+		} else {
+			ok = r.skip()
+		}
+		if !ok || !r.another('}') {
+			return false
 		}
 	}
-	return s.String()
+	r.depth--
+	return true
+}
+
+// array reads on behind an array's bracket.
+func (r *jsonReader) array() bool {
+	if r.depth++; r.depth > maxDepth {
+		return false
+	}
+	r.space()
+	for end := r.take(']'); !end; end = r.take(']') {
+		if !r.skip() || !r.another(']') {
+			return false
+		}
+	}
+	r.depth--
+	return true
+}
+
+// another goes on to the next item of a list, or to its end.
+func (r *jsonReader) another(end byte) bool {
+	r.space()
+	if !r.take(',') {
+		return r.peek() == end
+	}
+	r.space()
+	return r.peek() != end
+}
+
+// member reads a value that becomes a field, or several.
+func (r *jsonReader) member(name string) bool {
+	start := r.at
+	switch r.peek() {
+	case '{':
+		r.at++
+		return r.object(name+".", true)
+	case '"':
+		text, ok := r.quoted()
+		r.add(name, text)
+		return ok && !r.beyond()
+	case 'n':
+		return r.word("null")
+	}
+	if !r.skip() {
+		return false
+	}
+	switch raw := r.text[start:r.at]; raw[0] {
+	case '[':
+		r.add(name, raw)
+	case 't', 'f':
+		r.add(name, raw[0] == 't')
+	default:
+		r.add(name, number(raw))
+	}
+	return !r.beyond()
+}
+
+// skip reads any value.
+func (r *jsonReader) skip() bool {
+	switch r.peek() {
+	case '{':
+		r.at++
+		return r.object("", false)
+	case '[':
+		r.at++
+		return r.array()
+	case '"':
+		_, ok := r.quoted()
+		return ok
+	case 't':
+		return r.word("true")
+	case 'f':
+		return r.word("false")
+	case 'n':
+		return r.word("null")
+	}
+	return r.number()
+}
+
+// quoted reads a string.
+func (r *jsonReader) quoted() (text string, ok bool) {
+	if !r.take('"') {
+		return "", false
+	}
+	start, escaped := r.at, false
+	for ; r.at < len(r.text); r.at++ {
+		switch c := r.text[r.at]; {
+		case c == '"':
+			text = r.text[start:r.at]
+			r.at++
+			if escaped {
+				return unescaped(text)
+			}
+			return text, true
+		case c == '\\':
+			escaped = true
+			r.at++
+		case c < ' ':
+			return "", false
+		}
+	}
+	return "", false
+}
+
+// unescaped returns what stands between a string's quotes.
+func unescaped(text string) (_ string, ok bool) {
+	var b strings.Builder
+	b.Grow(len(text))
+	for rest := text; ; {
+		plain, behind, found := strings.Cut(rest, `\`)
+		b.WriteString(plain)
+		if !found {
+			return b.String(), true
+		}
+		i := strings.IndexByte(`"\/bfnrt`, behind[0]) // there is one, since the quote behind the text is not escaped
+		if i < 0 {
+			break
+		}
+		b.WriteByte("\"\\/\b\f\n\r\t"[i])
+		rest = behind[1:]
+	}
+	ok = json.Unmarshal([]byte(`"`+text+`"`), &text) == nil // which knows surrogates
+	return text, ok
+}
+
+// number reads one (RFC 8259 section 6).
+func (r *jsonReader) number() bool {
+	r.take('-')
+	if !r.take('0') && !r.digits() {
+		return false
+	}
+	if r.take('.') && !r.digits() {
+		return false
+	}
+	if r.take('e') || r.take('E') {
+		if !r.take('-') {
+			r.take('+')
+		}
+		return r.digits()
+	}
+	return true
+}
+
+func (r *jsonReader) digits() bool {
+	start := r.at
+	for c := r.peek(); '0' <= c && c <= '9'; c = r.peek() {
+		r.at++
+	}
+	return r.at > start
+}
+
+func (r *jsonReader) word(w string) bool {
+	ok := strings.HasPrefix(r.text[r.at:], w)
+	r.at += len(w)
+	return ok
+}
+
+func (r *jsonReader) space() {
+	for r.at < len(r.text) {
+		switch r.text[r.at] {
+		case ' ', '\t', '\r', '\n':
+			r.at++
+		default:
+			return
+		}
+	}
+}
+
+func (r *jsonReader) take(c byte) bool {
+	if r.peek() != c {
+		return false
+	}
+	r.at++
+	return true
+}
+
+// peek returns the next byte, and 0, which no value begins with, at the end.
+func (r *jsonReader) peek() byte {
+	if r.at >= len(r.text) {
+		return 0
+	}
+	return r.text[r.at]
+}
+
+// isNumber reports whether a text is a JSON number.
+func isNumber(text string) bool {
+	r := jsonReader{text: text}
+	return r.number() && r.at == len(text)
 }
 
 // number reads a JSON number (RFC 8259 section 6) without taking an integer through float64.

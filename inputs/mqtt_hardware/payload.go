@@ -2,6 +2,7 @@ package mqtt_hardware
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"regexp"
@@ -12,7 +13,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/go-logfmt/logfmt"
-	"github.com/tidwall/gjson"
 
 	"github.com/influxdata/telegraf"
 	"github.com/influxdata/telegraf/config"
@@ -258,7 +258,7 @@ func readJSON(payload []byte, at time.Time) ([]telegraf.Metric, error) {
 	if m := readObject(text, at); m != nil {
 		return one(m), nil
 	}
-	if depth(text) <= maxDepth && !gjson.Valid(text) {
+	if !json.Valid(payload) {
 		return nil, errors.New("no JSON")
 	}
 	return one(newEvent("message", text, at)), nil
@@ -305,7 +305,7 @@ func logfmtValue(text string) any {
 	if text == "true" || text == "false" {
 		return text == "true"
 	}
-	if text != "" && (text[0] == '-' || text[0] >= '0' && text[0] <= '9') && gjson.Valid(text) {
+	if isNumber(text) {
 		return number(text)
 	}
 	return text

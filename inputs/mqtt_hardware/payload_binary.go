@@ -3,6 +3,7 @@ package mqtt_hardware
 import (
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -14,7 +15,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/fxamacker/cbor/v2"
-	"github.com/tidwall/gjson"
 	"github.com/tinylib/msgp/msgp"
 
 	"github.com/influxdata/telegraf"
@@ -34,10 +34,11 @@ func readTranscoded(
 	}
 	m := readObject(text, at)
 	if m == nil {
-		if value := gjson.Parse(text); value.Type == gjson.String {
-			text = unquoted(value)
+		var value string
+		if json.Unmarshal([]byte(text), &value) != nil || text == "null" {
+			value = text
 		}
-		m = newEvent("message", text, at)
+		m = newEvent("message", value, at)
 	}
 	if len(rest) > 0 {
 		return one(m), fmt.Errorf("%d bytes follow behind the value", len(rest))
@@ -139,7 +140,7 @@ func appendJSONTag(dst []byte, tag cbor.Tag) []byte {
 	case []any:
 		if tag.Number == decimalFraction && len(content) == 2 {
 			exponent, mantissa := appendJSON(nil, content[0]), appendJSON(nil, content[1])
-			if text := fmt.Sprintf("%se%s", mantissa, exponent); gjson.Valid(text) {
+			if text := fmt.Sprintf("%se%s", mantissa, exponent); isNumber(text) {
 				return append(dst, text...)
 			}
 		}
@@ -199,7 +200,7 @@ func msgpackToJSON(payload []byte) (text string, rest []byte, err error) {
 }
 
 // appendMsgpack appends the first value of b as JSON.
-func appendMsgpack(dst, b []byte, levels int) (json, rest []byte, err error) {
+func appendMsgpack(dst, b []byte, levels int) (text, rest []byte, err error) {
 	switch kind := msgp.NextType(b); kind {
 	case msgp.NilType:
 		rest, err = msgp.ReadNilBytes(b)
@@ -256,7 +257,7 @@ func appendMsgpack(dst, b []byte, levels int) (json, rest []byte, err error) {
 	}
 }
 
-func appendMsgpackMap(dst, b []byte, levels int) (json, rest []byte, err error) {
+func appendMsgpackMap(dst, b []byte, levels int) (text, rest []byte, err error) {
 	n, rest, err := msgp.ReadMapHeaderBytes(b)
 	if err != nil {
 		return nil, nil, err
@@ -284,7 +285,7 @@ func appendMsgpackMap(dst, b []byte, levels int) (json, rest []byte, err error) 
 
 // appendMsgpackExtension appends a time, or an object of the extension's number and data. The library takes some numbers
 // that are the application's for its own.
-func appendMsgpackExtension(dst, b []byte) (json, rest []byte, err error) {
+func appendMsgpackExtension(dst, b []byte) (text, rest []byte, err error) {
 	const fixed, variable = 0xd4, 0xc7 // the first of five and of three: 1, 2, 4, 8, 16 bytes; a length of 1, 2, 4 bytes
 	at := 1                            // of the number
 	if b[0] < fixed {

@@ -143,7 +143,7 @@ func TestPayloadFormats(t *testing.T) {
 		{formatJSON, ``, []fields{{"message": ""}}, false},
 		{formatJSON, `{"a":`, []fields{{"message": `{"a":`}}, true},
 		{formatJSON, "\xff", []fields{{"payload_base64": "/w=="}}, true},
-		{formatJSON, strings.Repeat("[", deep), []fields{{"message": strings.Repeat("[", deep)}}, false},
+		{formatJSON, strings.Repeat("[", deep) + strings.Repeat("]", deep), []fields{{"message": strings.Repeat("[", deep) + strings.Repeat("]", deep)}}, false},
 		{formatText, `{"a":1}`, []fields{{"message": `{"a":1}`}}, false},
 		{formatText, ``, []fields{{"message": ""}}, false},
 		{formatText, "\xff", []fields{{"payload_base64": "/w=="}}, true},
