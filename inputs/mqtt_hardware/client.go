@@ -46,9 +46,9 @@ type dialer func(server *url.URL) (net.Conn, error)
 // client3 is a connection with MQTT 3.1.1.
 type client3 struct{ mqtt.Client }
 
-// connect3 connects to the first of the servers that takes it. received gets each PUBLISH, lost one error when the connection
-// breaks.
-func connect3(servers []*url.URL, dial dialer, l login, received func(mqtt.Message), lost func(error)) (c client, sessionPresent bool, err error) {
+// connect3 connects to the first of the servers that takes it. received gets each PUBLISH, released each PUBREL's identifier,
+// lost one error when the connection breaks.
+func connect3(servers []*url.URL, dial dialer, l login, received func(mqtt.Message), released func(id uint16), lost func(error)) (c client, sessionPresent bool, err error) {
 	options := mqtt.NewClientOptions()
 	options.Servers = servers
 	options.SetClientID(l.clientID)
@@ -57,6 +57,7 @@ func connect3(servers []*url.URL, dial dialer, l login, received func(mqtt.Messa
 	options.SetAutoReconnect(false)
 	options.SetAutoAckDisabled(true)
 	options.SetOrderMatters(true)
+	options.SetStore(releases{mqtt.NewMemoryStore(), released})
 	options.SetConnectTimeout(l.timeout)
 	options.SetKeepAlive(l.keepalive)
 	options.SetPingTimeout(l.ping)
@@ -92,6 +93,20 @@ type refusedError struct{ error }
 func (e refusedError) Unwrap() []error { return []error{errRefused, e.error} }
 
 var errUnknownToken = errors.New("the MQTT library returned an unknown token")
+
+// releases is the library's store, which it tells of each PUBREL before it answers it; nothing else does.
+type releases struct {
+	mqtt.Store
+	released func(id uint16)
+}
+
+// Put is called by the library.
+func (r releases) Put(key string, p packets.ControlPacket) {
+	if pubrel, ok := p.(*packets.PubrelPacket); ok {
+		r.released(pubrel.MessageID)
+	}
+	r.Store.Put(key, p)
+}
 
 func (c client3) subscribe(ctx context.Context, topics []string, qos byte) (codes []byte, err error) {
 	filters := make(map[string]byte, len(topics))

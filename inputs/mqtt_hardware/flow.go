@@ -33,7 +33,8 @@ const (
 // A message that the broker sends again in the same session, since the connection was lost before its acknowledgement,
 // is the same message: it has the DUP flag, the same content, and the same packet identifier, which the broker may not
 // use for another one before we acknowledge (MQTT 3.1.1 sections 2.3.1 and 3.3.1.1). Only the way to acknowledge is taken
-// from the new PUBLISH. Once a message comes that is no repetition, the broker has repeated all that it knew; what it
+// from the new PUBLISH. With QoS 2 that holds until PUBREL, which says that the broker has our PUBREC (MQTT 3.1.1 section
+// 4.3.3). Once a message comes that is no repetition, the broker has repeated all that it knew; what it
 // did not repeat it has forgotten, as one that crashed and restored an older state, and those identifiers are forgotten
 // here, too.
 type flow struct {
@@ -57,6 +58,7 @@ type flow struct {
 	loose          []*message          // with QoS 0, not handed over yet
 	queued         int                 // bytes of payloads in both
 	unacked        map[uint16]*message // of this session, by packet identifier
+	unreleased     map[uint16]*message // acknowledged with PUBREC, PUBREL has not come; nil: the MQTT library knows of them
 	handed         int                 // tracked messages that Telegraf has, or has rejected
 	feeding        bool                // one is being handed over
 	rejected       []*message          // wait to be handed over again
@@ -138,10 +140,12 @@ func (f *flow) connected(sessionPresent bool) {
 
 // forget gives up the identifiers of those messages; they are delivered all the same.
 func (f *flow) forget(which func(*message) bool) {
-	for id, m := range f.unacked {
-		if which(m) {
-			m.publish = nil
-			delete(f.unacked, id)
+	for _, messages := range []map[uint16]*message{f.unacked, f.unreleased} {
+		for id, m := range messages {
+			if which(m) {
+				m.publish = nil
+				delete(messages, id)
+			}
 		}
 	}
 	f.stats.unacked.Set(int64(len(f.unacked)))
@@ -152,6 +156,16 @@ func (f *flow) disconnected(connection int) {
 	defer f.mu.Unlock()
 	if connection == f.connection {
 		f.online = false
+	}
+}
+
+// released is told that the broker will not repeat a message with QoS 2 again.
+func (f *flow) released(connection int, id uint16) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m := f.unreleased[id]; m != nil && connection == f.connection {
+		m.publish = nil
+		delete(f.unreleased, id)
 	}
 }
 
@@ -178,6 +192,9 @@ func (f *flow) take(publish mqtt.Message, connection int) {
 		f.forget(func(m *message) bool { return m.connection != connection })
 	}
 	known := f.unacked[id]
+	if known == nil {
+		known = f.unreleased[id]
+	}
 	if tracked && known != nil && publish.Duplicate() && known.topic == publish.Topic() && bytes.Equal(known.payload, payload) {
 		f.stats.repeated.Incr(1)
 		known.publish, known.connection = publish, connection
@@ -208,6 +225,7 @@ func (f *flow) take(publish mqtt.Message, connection int) {
 		}
 		m.publish, m.connection = publish, connection
 		f.unacked[id] = m
+		delete(f.unreleased, id)
 		f.stats.unacked.Set(int64(len(f.unacked)))
 	}
 	if reason := f.unwanted(m); reason != "" {
@@ -415,6 +433,9 @@ func (f *flow) resolve(s settlement) (publish mqtt.Message, first bool) {
 		return nil, first
 	}
 	delete(f.unacked, m.publish.MessageID())
+	if f.unreleased != nil && m.publish.Qos() == 2 {
+		f.unreleased[m.publish.MessageID()] = m
+	}
 	f.stats.unacked.Set(int64(len(f.unacked)))
 	return m.publish, first
 }

@@ -333,6 +333,33 @@ func TestFlowRecognisesRepeats(t *testing.T) {
 	}
 }
 
+// With QoS 2 the broker repeats a message until it has our PUBREC, which it says with PUBREL.
+func TestFlowRepeatOfWhatWasAcknowledged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := run(t, 10)
+		r.unreleased = make(map[uint16]*message)
+		r.out.set(accept)
+		qos2 := func() *publish {
+			p := repeat(7, "one") // Mosquitto sets DUP also on what it never sent
+			p.qos = 2
+			return p
+		}
+		first := qos2()
+		r.get(first)
+		require.Equal(t, 1, first.acked())
+		r.disconnect()
+		r.connect(true)
+		again := qos2()
+		r.get(again)
+		require.Equal(t, 1, again.acked(), "PUBREC once more")
+		require.Equal(t, []string{"one"}, r.out.texts(), "and not delivered again")
+
+		r.released(r.number, 7)
+		r.get(qos2())
+		require.Equal(t, []string{"one", "one"}, r.out.texts(), "a new message with the same id and content")
+	})
+}
+
 func TestFlowRepeatOfWhatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := run(t, 1)

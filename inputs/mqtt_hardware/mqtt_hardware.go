@@ -9,8 +9,9 @@
 // the connection. A lost connection is made again, with backoff, and messages that the broker then repeats while they
 // are still under way are recognised. A broker that is away is no reason not to start.
 //
-// What it does not promise: a message whose acknowledgement was under way when the connection broke comes twice. QoS 0
-// messages are not repeated by anybody. Without persistent_session the broker forgets what it has not delivered when
+// What it does not promise: a message with QoS 1 whose acknowledgement was under way when the connection broke comes twice;
+// so does one with QoS 2 if the plugin, too, was started anew. QoS 0 messages are not repeated by anybody. Without
+// persistent_session the broker forgets what it has not delivered when
 // the connection is lost.
 package mqtt_hardware
 
@@ -261,6 +262,9 @@ func (p *MQTTHardware) newSession() error {
 		availability: p.AvailabilityTopic,
 	}
 	p.flow.wants = p.session.wants
+	if p.Protocol == protocol3 {
+		p.flow.unreleased = make(map[uint16]*message)
+	}
 	return nil
 }
 

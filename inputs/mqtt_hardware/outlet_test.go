@@ -82,6 +82,18 @@ func (o *outlet) settle(verdict func(telegraf.Metric)) {
 	}
 }
 
+// release accepts the oldest n of what is held.
+func (o *outlet) release(n int) {
+	o.mu.Lock()
+	n = min(n, len(o.held))
+	released := o.held[:n]
+	o.held = o.held[n:]
+	o.mu.Unlock()
+	for _, m := range released {
+		m.Accept()
+	}
+}
+
 // block makes AddMetric wait until the returned function is called.
 func (o *outlet) block() (unblock func()) {
 	gate := make(chan struct{})

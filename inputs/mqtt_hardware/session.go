@@ -189,13 +189,14 @@ func (s *session) connect(ctx context.Context, lost context.CancelCauseFunc) (c 
 	}
 	number = s.flow.connecting()
 	received := func(m mqtt.Message) { s.flow.receive(number, m) }
+	released := func(id uint16) { s.flow.released(number, id) }
 	onLost := func(err error) {
 		s.flow.disconnected(number)
 		lost(err)
 	}
 	var sessionPresent bool
 	if s.v5 == nil {
-		c, sessionPresent, err = connect3(s.servers, dial, l, received, onLost)
+		c, sessionPresent, err = connect3(s.servers, dial, l, received, released, onLost)
 	} else {
 		if s.v5.state == nil || !s.persistent {
 			s.v5.state = state.NewInMemory()

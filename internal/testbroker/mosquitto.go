@@ -252,8 +252,7 @@ func (m *Mosquitto) configuration() []byte {
 
 // freePort returns a port that was free a moment ago.
 func freePort() (int, error) {
-	var lc net.ListenConfig
-	l, err := lc.Listen(context.Background(), "tcp", "127.0.0.1:0")
+	l, err := listenFree("127.0.0.1")
 	if err != nil {
 		return 0, fmt.Errorf("find a free port: %w", err)
 	}
