@@ -27,7 +27,7 @@ help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: bin/telegraf bin/dlq bin/quickstart ## Build bin/telegraf, with our plugins, and the other commands.
+build: bin/telegraf bin/telegraf-tap bin/dlq bin/quickstart ## Build bin/telegraf, with our plugins, and the other commands.
 
 # Telegraf's command line can only be built inside Telegraf's module, and its internal packages cannot be imported from
 # outside. So its sources are copied out of the module cache, one file that imports our plugins is added, and the copy
@@ -68,6 +68,10 @@ bin/telegraf: .build/go.mod
 bin/dlq:
 	$(GO) build -trimpath -o $@ ./cmd/dlq
 
+.PHONY: bin/telegraf-tap
+bin/telegraf-tap:
+	$(GO) build -trimpath -o $@ ./cmd/telegraf-tap
+
 .PHONY: bin/quickstart
 bin/quickstart:
 	$(GO) build -trimpath -o $@ ./cmd/quickstart
@@ -77,7 +81,7 @@ run: build ## The main job, to look at: MQTT and hardware into VictoriaLogs. DUR
 	bin/quickstart $(if $(DURATION),-duration $(DURATION))
 
 .PHONY: test
-test: bin/telegraf bin/dlq ## Run all tests; those of MQTT sessions with both versions of the protocol.
+test: bin/telegraf bin/telegraf-tap bin/dlq ## Run all tests; those of MQTT sessions with both versions of the protocol.
 	$(GO) test $(PARALLEL) ./...
 	MQTT_PROTOCOL=5 $(GO) test $(PARALLEL) -run Session ./inputs/mqtt_hardware
 
@@ -86,7 +90,7 @@ race: bin/telegraf ## Run all tests but the end-to-end ones under the race detec
 	$(GO) test -race $(PARALLEL) $(UNIT)
 
 .PHONY: race-agent
-race-agent: bin/dlq ## Run the end-to-end tests with a bin/telegraf that has the race detector in it.
+race-agent: bin/telegraf-tap bin/dlq ## Run the end-to-end tests with a bin/telegraf that has the race detector in it.
 	$(MAKE) bin/telegraf BUILD_FLAGS=-race
 	$(GO) test -count=1 $(PARALLEL) $(E2E)
 	$(MAKE) bin/telegraf
@@ -97,6 +101,10 @@ SEED ?=
 soak: bin/telegraf bin/dlq ## Random faults under load for DURATION (10m), and the long forms of other tests. SEED=… repeats a run.
 	SOAK=$(or $(DURATION),10m) SEED=$(SEED) $(GO) test -count=1 -timeout 0 -v \
 		-run '^(TestSoak|TestLongOutage|TestManyTopics|TestKill|TestServerEnds)$$' $(E2E)
+
+.PHONY: generate
+generate: ## Make generated code anew; needs protoc.
+	$(GO) generate ./...
 
 .PHONY: fmt
 fmt: ## Format the code.
