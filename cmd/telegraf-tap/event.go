@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/edgetide/telegraf-victorialogs/outputs/tcp_exporter/wire"
 )
@@ -92,10 +93,25 @@ func (e event) line() string {
 	return line
 }
 
-// clean escapes what is not to be seen as it is: control characters above all, which a terminal would obey.
+// clean makes one word of a name: what is no plain character is escaped, control characters above all, which a terminal
+// would obey, and quotation marks.
 func clean(s string) string {
 	quoted := strconv.Quote(s)
 	return quoted[1 : len(quoted)-1]
+}
+
+// visible escapes in a message what a terminal would obey. There, too, may be something of the server's, such as the names
+// in its certificate.
+func visible(s string) string {
+	var b strings.Builder
+	for _, r := range s {
+		if unicode.IsGraphic(r) {
+			b.WriteRune(r)
+		} else {
+			b.WriteString(clean(string(r)))
+		}
+	}
+	return b.String()
 }
 
 func formatValue(v float64) string {

@@ -84,7 +84,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 		fmt.Fprintln(a.err, "telegraf-tap:", err)
 		return exitCannotRun
 	}
-	fmt.Fprintln(a.err, "telegraf-tap:", err)
+	fmt.Fprintln(a.err, "telegraf-tap:", visible(err.Error()))
 	return exitStream
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -17,6 +18,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/gdamore/tcell/v2"
 	"github.com/stretchr/testify/require"
@@ -157,6 +159,26 @@ func TestNothingThatATerminalObeys(t *testing.T) {
 			require.Equal(t, hostile, e.Labels[hostile])
 		}
 	}
+}
+
+// Whatever comes, nothing that a terminal would obey is printed, and JSON is JSON.
+func FuzzStream(f *testing.F) {
+	f.Add(join(gauge("a", 1, "b", "c"), gauge(hostile, math.NaN(), hostile, hostile)))
+	f.Add([]byte("load,host=gateway system=1i 1700000000123456789\n"))
+	f.Fuzz(func(t *testing.T, stream []byte) {
+		for _, asJSON := range []bool{false, true} {
+			var out, status bytes.Buffer
+			p := &printer{out: bufio.NewWriter(&out), err: &status, json: asJSON}
+			s := &source{metadata: make(map[nameAndType]*wire.Metadata)}
+			p.status(s.read(bytes.NewReader(stream), p, func() {}).Error())
+			for _, r := range out.String() + status.String() {
+				require.True(t, r == '\n' || unicode.IsGraphic(r), "%q", r)
+			}
+			for line := range strings.Lines(out.String()) {
+				require.True(t, !asJSON || json.Valid([]byte(line)), line)
+			}
+		}
+	})
 }
 
 func TestFilters(t *testing.T) {

@@ -29,7 +29,7 @@ type printer struct {
 }
 
 // status implements sink.
-func (p *printer) status(text string) { fmt.Fprintln(p.err, "telegraf-tap:", text) }
+func (p *printer) status(text string) { fmt.Fprintln(p.err, "telegraf-tap:", visible(text)) }
 
 // event implements sink.
 func (p *printer) event(e event) error {

@@ -84,7 +84,12 @@ func (s *source) connection(ctx context.Context, to sink, works func()) error {
 	defer stop()
 	defer func() { _ = conn.Close() }()
 	to.status("connected to " + s.address)
-	stream := &noting{Reader: conn}
+	return s.read(conn, to, works)
+}
+
+// read reads a stream to its end. It calls works for each event, since then the server is one.
+func (s *source) read(from io.Reader, to sink, works func()) error {
+	stream := &noting{Reader: from}
 	frames := bufio.NewReader(stream)
 	for {
 		e := &wire.Event{}
@@ -133,7 +138,7 @@ func (s *source) explain(err, broken error) error {
 	case broken != nil:
 		return fmt.Errorf("the connection broke: %w", broken)
 	}
-	return fmt.Errorf("%s: %w: %s; text is for nc", s.address, errNoStream, clean(err.Error()))
+	return fmt.Errorf("%s: %w: %w; text is for nc", s.address, errNoStream, err)
 }
 
 // take hands an event on, if it is to be shown.

@@ -245,7 +245,7 @@ func (t *table) draw(screen tcell.Screen, now time.Time) {
 	width, height := screen.Size()
 	t.top = max(min(t.top, len(rows)-max(height-headLines, 1)), 0)
 
-	head := fmt.Sprintf("%s   %d series, %d events", clean(t.state), len(rows), t.events)
+	head := fmt.Sprintf("%s   %d series, %d events", visible(t.state), len(rows), t.events)
 	if t.more > 0 {
 		head += fmt.Sprintf(", %d more of series that there is no room for", t.more)
 	}
