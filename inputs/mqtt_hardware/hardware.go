@@ -162,7 +162,8 @@ func newScope(o HardwareOptions) (*scope, error) {
 	} {
 		var err error
 		if *f.into, err = filter.NewIncludeExcludeFilter(f.include, f.exclude); err != nil {
-			return nil, fmt.Errorf("%s or %s_exclude: %w; globs are such as \"nvme*\" or \"cpu[0-9]*\"", f.key, f.key, err)
+			return nil, fmt.Errorf("%s = %q, %s_exclude = %q: %w; must be globs such as \"nvme*\" or \"cpu[0-9]*\"",
+				f.key, f.include, f.key, f.exclude, err)
 		}
 	}
 	return s, nil

@@ -139,7 +139,7 @@ func (p peaks) addTo(kind string, readings []reading) []reading {
 		}
 		readings[i].gauges[field+"_min"] = k.min
 		readings[i].gauges[field+"_max"] = k.max
-		readings[i].gauges[field+"_mean"] = k.sum / float64(k.count)
+		readings[i].gauges[field+"_mean"] = min(max(k.sum/float64(k.count), k.min), k.max) // which rounding may leave
 		readings[i].gauges[field+"_last"] = k.last
 	}
 	return readings

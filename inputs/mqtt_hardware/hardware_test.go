@@ -540,7 +540,7 @@ func TestHardwareOptions(t *testing.T) {
 			`burst_interval = "1ms": must be 0s, which turns it off, or 100ms or longer`,
 		},
 		{HardwareOptions{BurstInterval: -1}, `burst_interval = "-1ns"`},
-		{HardwareOptions{HardwareMountsExclude: []string{"/[", "/a*"}}, "hardware_mounts or hardware_mounts_exclude: "},
+		{HardwareOptions{HardwareMountsExclude: []string{"/[", "/a*"}}, `hardware_mounts_exclude = ["/[" "/a*"]`},
 	} {
 		_, err := newHardware([]string{"cpu"}, tt.options)
 		require.ErrorContains(t, err, tt.err)
@@ -667,6 +667,19 @@ func TestHardwareThrottlingUpstreamDriver(t *testing.T) {
 	metrics := h.sample(mustHardware(t, "throttling"))
 	require.Len(t, metrics, 1)
 	require.Equal(t, map[string]any{"under_voltage": uint64(1)}, metrics[0].Fields)
+}
+
+// The mean of equal values is that value, whatever their sum rounds to.
+func TestHardwareBurstMeanStaysWithin(t *testing.T) {
+	const steady = 39.05
+	k := &peak{min: steady, max: steady, last: steady}
+	for range 10 {
+		k.sum += steady
+		k.count++
+	}
+	require.NotEqual(t, steady, k.sum/float64(k.count), "or this shows nothing")
+	readings := peaks{"temperature": {"chip": k}}.addTo("temperature", nil)
+	require.Equal(t, steady, readings[0].gauges["temp_mean"]) //nolint:testifylint // exactly
 }
 
 func TestHardwareBurst(t *testing.T) {

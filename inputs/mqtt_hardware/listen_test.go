@@ -251,6 +251,101 @@ func TestListenRepeated(t *testing.T) {
 	}
 }
 
+// What a device repeats is the same message only if it is the same.
+func TestListenRepeatedWithOtherContent(t *testing.T) {
+	t.Parallel()
+	i, url := listening(t)
+	i.out.set(nil)
+	conn := raw(t, url)
+	for _, text := range []string{"one", "other"} {
+		p := create[*packets.PublishPacket](t, packets.Publish)
+		p.TopicName, p.Payload, p.Qos, p.MessageID, p.Dup = "t/x", []byte(text), 1, 7, text == "other"
+		require.NoError(t, p.Write(conn))
+	}
+	i.until("both", func() bool { return i.out.count() == 2 })
+	i.out.set(accept)
+	require.EqualValues(t, 7, readAs[*packets.PubackPacket](t, conn).MessageID)
+}
+
+// A last will is a message like any other, and is bounded like any other.
+func TestListenWill(t *testing.T) {
+	t.Parallel()
+	i, url := listening(t, func(p *MQTTHardware) { p.ListenMaxRetained = 1 })
+	for n, name := range []string{"first", "second"} {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(url, "tcp://"))
+		require.NoError(t, err)
+		c := create[*packets.ConnectPacket](t, packets.Connect)
+		c.ProtocolName, c.ProtocolVersion, c.ClientIdentifier, c.CleanSession, c.Keepalive = "MQTT", 4, name, true, 60
+		c.WillFlag, c.WillQos, c.WillRetain, c.WillTopic, c.WillMessage = true, 1, true, "t/"+name, []byte("gone")
+		require.NoError(t, c.Write(conn))
+		require.Zero(t, readAs[*packets.ConnackPacket](t, conn).ReturnCode)
+		require.NoError(t, conn.Close())
+		i.until("the will", func() bool { return i.out.count() == n+1 })
+	}
+	require.Equal(t, []string{"gone", "gone"}, i.out.texts())
+	_, first := i.embedded.server.Topics.Retained.Get("t/first")
+	_, second := i.embedded.server.Topics.Retained.Get("t/second")
+	require.True(t, first)
+	require.False(t, second)
+}
+
+// A will that would wait for longer than its session lasts comes when the session ends.
+func TestListenWillWithDelay(t *testing.T) {
+	t.Parallel()
+	i, url := listening(t)
+	conn, err := net.Dial("tcp", strings.TrimPrefix(url, "tcp://"))
+	require.NoError(t, err)
+	delay := uint32(3600)
+	_, err = paho.NewClient(paho.ClientConfig{Conn: conn}).Connect(t.Context(), &paho.Connect{
+		ClientID: "five", CleanStart: true, KeepAlive: 60, WillMessage: &paho.WillMessage{Topic: "t/x", Payload: []byte("gone")},
+		WillProperties: &paho.WillProperties{WillDelayInterval: &delay},
+	})
+	require.NoError(t, err)
+	require.NoError(t, conn.Close())
+	i.untilTexts([]string{"gone"})
+}
+
+// Why a device is sent away can be seen.
+func TestListenRefusals(t *testing.T) {
+	t.Parallel()
+	i, url := listening(t, func(p *MQTTHardware) {
+		p.ListenMaxClients, p.ListenMaxPacketSize = 1, 2048
+		p.ListenPasswords = map[string]*config.Secret{"sensor": secret("right")}
+	})
+	_, err := device(t, url, "a", "sensor", "wrong")
+	require.Error(t, err)
+	first, err := device(t, url, "b", "sensor", "right")
+	require.NoError(t, err)
+	_, err = device(t, url, "c", "sensor", "right")
+	require.ErrorContains(t, err, "server Unavailable")
+	first.Publish("t/x", 0, false, strings.Repeat("x", 3000))
+	for _, reason := range []string{refusedCredentials, refusedClients, refusedSize} {
+		i.until(reason, func() bool { return i.stats.refused[reason].Get() > 0 }) // a device may try again with MQTT 3.1
+	}
+	log := strings.Join(i.lines('W'), "\n")
+	for _, want := range []string{`"sensor"`, "listen_max_clients = 1", "listen_max_packet_size = 2048"} {
+		require.Contains(t, log, want)
+	}
+	require.NotContains(t, log, "wrong\"")
+}
+
+// What MQTT 5 says beside the payload reaches other devices, too.
+func TestListenPassesPropertiesOn(t *testing.T) {
+	t.Parallel()
+	_, url := listening(t)
+	got := make(chan *paho.Publish, 1)
+	receiver := sender5(t, url, func(r paho.PublishReceived) (bool, error) { got <- r.Packet; return true, nil })
+	_, err := receiver.Subscribe(t.Context(), &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "#"}}})
+	require.NoError(t, err)
+	_, err = receiver.Publish(t.Context(), &paho.Publish{Topic: "t/x", QoS: 1, Payload: []byte("x"), Properties: &paho.PublishProperties{
+		ContentType: "text/plain", User: paho.UserProperties{{Key: "site", Value: "berlin"}},
+	}})
+	require.NoError(t, err)
+	p := <-got
+	require.Equal(t, "text/plain", p.Properties.ContentType)
+	require.Equal(t, "berlin", p.Properties.User.Get("site"))
+}
+
 // raw is a device's connection with a session that lasts.
 func raw(t *testing.T, url string) net.Conn {
 	t.Helper()
@@ -311,6 +406,9 @@ func TestListenWrongOptions(t *testing.T) {
 		"no certificate": {func(p *MQTTHardware) { p.Listen = "ssl://127.0.0.1:8883" }, []string{"listen_tls_cert"}},
 		"TLS without":    {func(p *MQTTHardware) { p.ListenTLSCert = "a.pem" }, []string{"listen", "ssl://"}},
 		"clients":        {func(p *MQTTHardware) { p.ListenMaxClients = 0 }, []string{"listen_max_clients", "0"}},
+		"no port":        {func(p *MQTTHardware) { p.Listen = "tcp://127.0.0.1:99999" }, []string{"listen", "99999", "tcp://127.0.0.1:1883"}},
+		"credentials":    {func(p *MQTTHardware) { p.Listen = "tcp://me:hidden@127.0.0.1:1" }, []string{"listen", "127.0.0.1:1"}},
+		"no topics":      {func(p *MQTTHardware) { p.Topics, p.Hardware = nil, []string{"cpu"} }, []string{"listen", "topics"}},
 		"packets":        {func(p *MQTTHardware) { p.ListenMaxPacketSize = 1 }, []string{"listen_max_packet_size", "1KiB"}},
 		"retained":       {func(p *MQTTHardware) { p.ListenMaxRetained = -1 }, []string{"listen_max_retained", "-1"}},
 	} {
@@ -319,6 +417,7 @@ func TestListenWrongOptions(t *testing.T) {
 			p.Topics, p.Listen, p.Servers = []string{"#"}, "tcp://127.0.0.1:1883", nil
 			tt.change(p)
 			err := p.Init()
+			require.NotContains(t, fmt.Sprint(err), "hidden")
 			for _, want := range tt.want {
 				require.ErrorContains(t, err, want)
 			}

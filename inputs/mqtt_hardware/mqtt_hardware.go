@@ -138,6 +138,9 @@ func (p *MQTTHardware) Init() error {
 		return err
 	}
 	if len(p.Topics) == 0 {
+		if p.Listen != "" {
+			return fmt.Errorf("listen = %q: needs topics, such as [\"#\"]", p.Listen)
+		}
 		return nil
 	}
 	if err := p.check(); err != nil {
@@ -215,10 +218,21 @@ func (p *MQTTHardware) newSession() error {
 	p.flow.makeMetrics = p.makeMetrics
 	p.flow.skipRetained = p.SkipRetained
 	none := len(p.Servers) == 0 || len(p.Servers) == 1 && p.Servers[0] == "" // as from an environment that names none
+	if p.Listen == "" && (p.ListenUsers != "" || len(p.ListenPasswords) > 0) {
+		p.Log.Warnf("listen_users and listen_passwords have no effect without listen")
+	}
 	if p.Listen != "" && !none {
 		p.Log.Infof("servers names a broker, so that listen = %q is not used; for both, use two inputs", p.Listen)
 	}
 	if p.Listen != "" && none {
+		for key, set := range map[string]bool{
+			"availability_topic": p.AvailabilityTopic != "", "persistent_session": p.PersistentSession,
+			"username": !p.Username.Empty(), "protocol": p.Protocol != protocol3,
+		} {
+			if set {
+				p.Log.Warnf("%s has no effect beside listen = %q: it is for a broker in servers", key, p.Listen)
+			}
+		}
 		var err error
 		if p.embedded, err = p.newEmbedded(p.Log, p.flow, p.Topics); err == nil {
 			p.flow.wants = p.embedded.wants

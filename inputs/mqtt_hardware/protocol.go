@@ -42,17 +42,17 @@ func (o *ProtocolOptions) check() (err error) {
 		return fmt.Errorf("protocol = %q: must be %q or %q", o.Protocol, protocol3, protocol5)
 	}
 	for _, five := range []struct {
-		key string
-		set bool
+		option string
+		set    bool
 	}{
-		{"session_expiry", o.SessionExpiry != 0},
-		{"no_local", o.NoLocal},
-		{"retain_handling", o.RetainHandling != 0},
-		{"user_properties", len(o.UserProperties) > 0},
-		{"message_properties", len(o.MessageProperties) > 0},
+		{fmt.Sprintf("session_expiry = %q", time.Duration(o.SessionExpiry)), o.SessionExpiry != 0},
+		{fmt.Sprintf("no_local = %t", o.NoLocal), o.NoLocal},
+		{fmt.Sprintf("retain_handling = %d", o.RetainHandling), o.RetainHandling != 0},
+		{fmt.Sprintf("user_properties = %q", o.UserProperties), len(o.UserProperties) > 0},
+		{fmt.Sprintf("message_properties = %q", o.MessageProperties), len(o.MessageProperties) > 0},
 	} {
 		if five.set && o.Protocol != protocol5 {
-			return fmt.Errorf("%s: needs protocol = %q; MQTT %s knows nothing of the kind", five.key, protocol5, o.Protocol)
+			return fmt.Errorf("%s: needs protocol = %q; MQTT %s knows nothing of the kind", five.option, protocol5, o.Protocol)
 		}
 	}
 	const longest = config.Duration(0xFFFFFFFE * time.Second)
@@ -72,7 +72,7 @@ func (o *ProtocolOptions) check() (err error) {
 		}
 	}
 	if o.userProperties, err = filter.Compile(o.UserProperties); err != nil {
-		return fmt.Errorf("user_properties = %q: %w", o.UserProperties, err)
+		return fmt.Errorf("user_properties = %q: %w; must be globs such as \"site\" or \"x-*\"", o.UserProperties, err)
 	}
 	return nil
 }

@@ -55,6 +55,7 @@ type session struct {
 	told     int           // how many of them were in the log
 	wake     chan struct{} // there are new ones
 	down     bool          // a failure was logged, and nothing since
+	refused  bool          // so was a refusal
 }
 
 // run connects, and again whenever the connection is lost, until ctx ends; then it disconnects in good order.
@@ -86,18 +87,18 @@ func (s *session) run(ctx context.Context) {
 	}
 }
 
-// logDown logs a failure once, until a connection stands again.
+// logDown logs a failure once, and a refusal once, until a connection stands again.
 func (s *session) logDown(err error, wait time.Duration) {
-	if s.down {
-		s.log.Debugf("Still not connected: %v; trying again in %s", err, wait.Round(time.Millisecond))
-		return
-	}
-	s.down = true
-	if errors.Is(err, errRefused) {
+	refused := errors.Is(err, errRefused)
+	switch {
+	case refused && !s.refused:
 		s.log.Errorf("%v; trying again every %s", err, refusedReconnect)
-		return
+	case refused || s.down:
+		s.log.Debugf("Still not connected: %v; trying again in %s", err, wait.Round(time.Millisecond))
+	default:
+		s.log.Warnf("%v; trying again until it works", err)
 	}
-	s.log.Warnf("%v; trying again until it works", err)
+	s.down, s.refused = true, s.refused || refused
 }
 
 var (
@@ -128,7 +129,7 @@ func (s *session) connection(ctx context.Context) error {
 	s.dropOldSubscriptions(live, client)
 	s.announce(live, client, online)
 	s.stats.connected.Set(1)
-	s.down = false
+	s.down, s.refused = false, false
 	s.log.Infof("Connected to %s as %q and subscribed to %d topics", s.serverNames(), s.clientID, len(s.topics)-len(refused))
 
 	tick := time.NewTicker(time.Second)

@@ -495,6 +495,26 @@ func TestSessionServerUnavailable(t *testing.T) {
 	require.Eventually(t, func() bool { return i.stats.connected.Get() == 1 }, 10*time.Second, 5*time.Millisecond)
 }
 
+// A refusal is told although the broker was away before, as one that came back with another password file.
+func TestSessionRefusedAfterOutage(t *testing.T) {
+	only3(t)
+	t.Parallel()
+	url := scripted(t, func(connection int, p packets.ControlPacket) (packets.ControlPacket, bool) {
+		if _, ok := p.(*packets.ConnectPacket); ok && connection > 0 {
+			return connack(packets.ErrRefusedNotAuthorised), true
+		}
+		if _, ok := p.(*packets.SubscribePacket); ok {
+			return nil, false
+		}
+		return accepting(p)
+	})
+	i := prepare(t, url)
+	i.start()
+	i.until("told", func() bool { return len(i.lines('E')) > 0 })
+	require.Contains(t, i.lines('E')[0], "the broker refused")
+	require.Len(t, i.lines('W'), 1)
+}
+
 func TestSessionTwoServers(t *testing.T) {
 	t.Parallel()
 	for _, kind := range brokers {

@@ -161,7 +161,7 @@ func (s *sparkplugReader) fail(err error) {
 // read takes the payload apart. It returns what it could read, and the first thing that it could not.
 func (s *sparkplugReader) read(payload []byte) ([]telegraf.Metric, error) {
 	var timestamp, seq uint64
-	var hasSeq bool
+	var hasSeq, anything bool
 	var uuid, body string
 	var metrics [][]byte
 	for f, err := range fieldsOf(payload) {
@@ -169,6 +169,7 @@ func (s *sparkplugReader) read(payload []byte) ([]telegraf.Metric, error) {
 			s.fail(err)
 			break
 		}
+		anything = anything || f.number <= 5
 		switch f.number {
 		case 1:
 			timestamp = f.bits
@@ -181,6 +182,9 @@ func (s *sparkplugReader) read(payload []byte) ([]telegraf.Metric, error) {
 		case 5:
 			body = toBase64(f.bytes)
 		}
+	}
+	if !anything && len(payload) > 0 { // an empty one is nothing but its topic
+		s.fail(errors.New("no field of a Sparkplug B payload"))
 	}
 	if s.topic.messageType == "NDEATH" {
 		timestamp = 0

@@ -27,6 +27,16 @@ func sparkplugMetrics(t *testing.T, p *MQTTHardware, topic, text string) ([]tele
 	return p.parse(sparkplugPayload(t, text), topic, "", eventTime)
 }
 
+// What is no Sparkplug B but happens to look like fields of a later version is kept.
+func TestSparkplugNothingKnown(t *testing.T) {
+	p := newPlugin(t, func(*MQTTHardware) {})
+	metrics, malformed := p.parse([]byte("\x61abcdefgh"), deviceData, "", eventTime)
+	require.True(t, malformed)
+	require.Len(t, metrics, 1)
+	require.Equal(t, toBase64([]byte("\x61abcdefgh")), metrics[0].Fields()["payload_base64"])
+	require.Contains(t, metrics[0].Fields(), "error")
+}
+
 // An event with more fields than fit is followed by another of the same time.
 func TestSparkplugManyMetrics(t *testing.T) {
 	p := newPlugin(t, func(*MQTTHardware) {})

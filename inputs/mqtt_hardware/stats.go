@@ -10,6 +10,13 @@ const (
 	droppedUnwanted = "unwanted" // an old subscription of the session brought it
 )
 
+// Reasons for which the embedded broker sent a device away. Each is the value of the tag reason of devices_refused.
+const (
+	refusedClients     = "max_clients"
+	refusedCredentials = "credentials"
+	refusedSize        = "packet_size"
+)
+
 // stats are the self-metrics of one instance; inputs.internal shows them as internal_mqtt_hardware.
 type stats struct {
 	received     selfstat.Stat
@@ -22,6 +29,7 @@ type stats struct {
 	connected    selfstat.Stat
 	payloadBytes selfstat.Stat
 	dropped      map[string]selfstat.Stat // by reason
+	refused      map[string]selfstat.Stat // devices, by reason
 }
 
 func newStats(c *selfstat.Collector) *stats {
@@ -37,9 +45,13 @@ func newStats(c *selfstat.Collector) *stats {
 		connected:    c.Register(measurement, "connected", nil),
 		payloadBytes: c.Register(measurement, "payload_bytes", nil),
 		dropped:      make(map[string]selfstat.Stat),
+		refused:      make(map[string]selfstat.Stat),
 	}
 	for _, reason := range []string{droppedOverflow, droppedRetained, droppedShutdown, droppedUnwanted} {
 		s.dropped[reason] = c.Register(measurement, "messages_dropped", map[string]string{"reason": reason})
+	}
+	for _, reason := range []string{refusedClients, refusedCredentials, refusedSize} {
+		s.refused[reason] = c.Register(measurement, "devices_refused", map[string]string{"reason": reason})
 	}
 	return s
 }
