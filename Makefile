@@ -27,7 +27,7 @@ help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: bin/telegraf bin/telegraf-tap bin/dlq bin/quickstart ## Build bin/telegraf, with our plugins, and the other commands.
+build: bin/telegraf bin/telegraf-execd bin/telegraf-tap bin/dlq bin/quickstart ## Build bin/telegraf, with our plugins, and the other commands.
 
 # Telegraf's command line can only be built inside Telegraf's module, and its internal packages cannot be imported from
 # outside. So its sources are copied out of the module cache, one file that imports our plugins is added, and the copy
@@ -64,6 +64,23 @@ bin/telegraf: .build/go.mod
 		-tags "custom $(EDGE_TAGS) $(TELEGRAF_TAGS)" -ldflags "$(TELEGRAF_LDFLAGS)" \
 		github.com/influxdata/telegraf/cmd/telegraf
 
+.PHONY: bin/telegraf-execd
+bin/telegraf-execd:
+	$(GO) build $(BUILD_FLAGS) -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $@ ./cmd/telegraf-execd
+
+# A Telegraf that is not ours, for the tests of bin/telegraf-execd: the module as it is published, built from the cache.
+STOCK_TAGS = custom inputs.execd inputs.internal outputs.execd outputs.file parsers.influx serializers.influx
+
+.build/stock.mod: go.mod go.sum
+	mkdir -p .build
+	cp go.mod $@
+	sort -u go.sum "$$($(GO) list -m -f '{{.Dir}}' github.com/influxdata/telegraf)/go.sum" > .build/stock.sum
+
+.build/telegraf-stock: .build/stock.mod
+	$(GO) build -modfile=.build/stock.mod -mod=mod -trimpath -o $@ -tags "$(STOCK_TAGS)" \
+		-ldflags "-s -w -X github.com/influxdata/telegraf/internal.Version=$(TELEGRAF_VERSION)" \
+		github.com/influxdata/telegraf/cmd/telegraf
+
 .PHONY: bin/dlq
 bin/dlq:
 	$(GO) build -trimpath -o $@ ./cmd/dlq
@@ -81,12 +98,12 @@ run: build ## The main job, to look at: MQTT and hardware into VictoriaLogs. DUR
 	bin/quickstart $(if $(DURATION),-duration $(DURATION))
 
 .PHONY: test
-test: bin/telegraf bin/telegraf-tap bin/dlq ## Run all tests; those of MQTT sessions with both versions of the protocol.
+test: bin/telegraf bin/telegraf-execd bin/telegraf-tap bin/dlq .build/telegraf-stock ## Run all tests; those of MQTT sessions with both versions of the protocol.
 	$(GO) test $(PARALLEL) ./...
 	MQTT_PROTOCOL=5 $(GO) test $(PARALLEL) -run Session ./inputs/mqtt_hardware
 
 .PHONY: race
-race: bin/telegraf ## Run all tests but the end-to-end ones under the race detector.
+race: bin/telegraf bin/telegraf-execd .build/telegraf-stock ## Run all tests but the end-to-end ones under the race detector.
 	$(GO) test -race $(PARALLEL) $(UNIT)
 
 .PHONY: race-agent

@@ -1,0 +1,119 @@
+package execd
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/influxdata/telegraf"
+)
+
+// spool keeps what outputs.execd wrote through the death of this process. outputs.execd takes a metric for delivered once
+// it is in the pipe, so two things must outlive a kill -9: what we have read, and what is still in the pipe.
+//
+//	outputs.execd ─ pipe ─┬─ journal ─ parser ─ outputs ─ delivered, or in the dead letters: safe
+//	                      └─ heir, once we are dead
+//
+// What we read goes from the pipe into a file in one step of the kernel (splice), before it is parsed, and out of the
+// file when the outputs have it safe. The pipe's content would be gone with its last reader, so there is a second one,
+// the heir: a process that does nothing until we die, and then moves what is in the pipe behind what we moved. The next
+// process begins with that. Some of it may have been delivered already, so it may come twice.
+//
+// The directory is locked by the process or its heir, and holds a journal of each life that could not end well.
+type spool struct {
+	own  *journal
+	left []*journal // of earlier lives, oldest first
+	lock *os.File
+	heir *exec.Cmd
+	life *os.File // a pipe; its end without a byte tells the heir that we died
+	log  telegraf.Logger
+}
+
+// lockTime is how long to wait for the heir of the process before, which ends when Telegraf closes its pipe.
+const lockTime = 10 * time.Second
+
+func openSpool(dir string, log telegraf.Logger) (s *spool, err error) {
+	if !canSpool {
+		return nil, errors.New("this works on Linux alone, where a pipe can be moved into a file")
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	s = &spool{log: log}
+	if s.lock, err = os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return nil, err
+	}
+	if err := acquire(s.lock, lockTime); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s is in use by another process: %w", dir, err), s.lock.Close())
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.lock.Close())
+		}
+	}()
+	number := 0
+	paths, err := filepath.Glob(filepath.Join(escape(dir), "*.lines"))
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range paths {
+		if n, err := strconv.Atoi(filepath.Base(path[:len(path)-len(".lines")])); err == nil {
+			number = n
+		}
+	}
+	own := filepath.Join(dir, fmt.Sprintf("%010d.lines", number+1))
+	if s.own, err = newJournal(own, os.Stdin, log); err != nil {
+		return nil, err
+	}
+	if err := s.startHeir(); err != nil {
+		return nil, err
+	}
+	for _, path := range paths {
+		j, err := openJournal(path, log)
+		if err != nil {
+			return nil, err
+		}
+		if j != nil {
+			s.left = append(s.left, j)
+		}
+	}
+	return s, nil
+}
+
+// closing says that what the outputs reject from now on is for the next life.
+func (s *spool) closing() {
+	for _, j := range append(s.left, s.own) {
+		j.mu.Lock()
+		j.closing = true
+		j.mu.Unlock()
+	}
+}
+
+// close removes what is safe. After the end of standard input the heir has nothing to do; after an error, which leaves
+// the pipe as it is, it has.
+func (s *spool) close(inputEnded bool) error {
+	if inputEnded {
+		s.own.ended()
+	}
+	var errs []error
+	kept := 0
+	for _, j := range append(s.left, s.own) {
+		empty, err := j.close()
+		if !empty {
+			kept++
+		}
+		errs = append(errs, err)
+	}
+	if inputEnded && kept > 0 {
+		s.log.Warnf("The outputs could not take all: the next process goes on with what is in %s", filepath.Dir(s.own.path))
+	}
+	if inputEnded {
+		_, err := s.life.Write([]byte{1})
+		errs = append(errs, err, s.life.Close(), s.heir.Wait())
+	}
+	return errors.Join(append(errs, s.lock.Close())...)
+}
