@@ -98,7 +98,7 @@ func expand(paths []string) (files []string, err error) {
 
 // escape makes a path a pattern for itself.
 func escape(path string) string {
-	return regexp.MustCompile(`[][*?\\]`).ReplaceAllStringFunc(path, func(c string) string { return "[" + c + "]" })
+	return regexp.MustCompile(`[[*?\\]`).ReplaceAllStringFunc(path, func(c string) string { return "[" + c + "]" })
 }
 
 // hosted are the plugins in this program.
@@ -167,7 +167,7 @@ func checkPlugin(side, name string, value any, add func(line int, format string,
 	}
 	tables, ok := value.([]*ast.Table)
 	if !ok {
-		add(lineOf(value), "%s must be written as [[%s]], in double brackets", name, full)
+		add(lineOf(value), "%s must be written as [[%s]], in double brackets", full, full)
 		return
 	}
 	idle := idleInInputs
@@ -321,7 +321,8 @@ var lineNumber = regexp.MustCompile(`,? ?line (\d+): `)
 // locate brings the line of an error to where editors look for it.
 func locate(file string, err error) error {
 	if at := lineNumber.FindStringSubmatch(err.Error()); at != nil {
-		return fmt.Errorf("%s:%s: %s", file, at[1], strings.Replace(err.Error(), at[0], ": ", 1))
+		text := strings.Replace(err.Error(), at[0], ": ", 1)
+		return fmt.Errorf("%s:%s: %s", file, at[1], strings.TrimPrefix(text, ": "))
 	}
 	return fmt.Errorf("%s: %w", file, err)
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/influxdata/telegraf"
@@ -34,7 +35,8 @@ type journal struct {
 	first   int    // the number of waiting[0]
 	whole   bool   // no more lines will come
 	closing bool   // a metric that is rejected now is for the next life
-	logged  time.Time
+
+	logged atomic.Int64 // when an error was logged last, in Unix seconds
 }
 
 // line is one that was parsed.
@@ -107,10 +109,25 @@ func (j *journal) Read(p []byte) (int, error) {
 		if j.pipe == nil {
 			return 0, io.EOF
 		}
-		if err := j.fetch(); err != nil {
+		err := j.fetch()
+		if errors.Is(err, io.EOF) {
 			return 0, err
 		}
+		if err != nil {
+			j.complain(err)
+			return j.pass(p)
+		}
 	}
+}
+
+// pass gives lines to the parser that the file could not take, since standard input is to be drained all the same.
+func (j *journal) pass(p []byte) (int, error) {
+	n, err := j.pipe.Read(p)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.read += int64(n)
+	j.written += int64(n)
+	return n, err
 }
 
 // fetch moves what is in the pipe into the file.
@@ -121,7 +138,7 @@ func (j *journal) fetch() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if err := j.compact(); err != nil {
-		j.complain(err)
+		return err
 	}
 	n, err := moveFromPipe(j.pipe, j.file, headerBytes+j.written-j.start)
 	j.written += n
@@ -237,8 +254,8 @@ func (j *journal) close() (empty bool, err error) {
 
 // complain logs what is wrong with the file, at most once a minute.
 func (j *journal) complain(err error) {
-	if now := time.Now(); now.Sub(j.logged) > time.Minute {
-		j.logged = now
+	if now := time.Now().Unix(); now-j.logged.Load() > 60 {
+		j.logged.Store(now)
 		j.log.Errorf("The spool cannot be written: %v; until it can, what is under way is lost if this process is killed", err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/influxdata/telegraf"
@@ -36,52 +37,58 @@ type spool struct {
 // lockTime is how long to wait for the heir of the process before, which ends when Telegraf closes its pipe.
 const lockTime = 10 * time.Second
 
-func openSpool(dir string, log telegraf.Logger) (s *spool, err error) {
+func openSpool(dir string, log telegraf.Logger) (*spool, error) {
 	if !canSpool {
 		return nil, errors.New("this works on Linux alone, where a pipe can be moved into a file")
+	}
+	if info, err := os.Stdin.Stat(); err != nil || info.Mode()&os.ModeNamedPipe == 0 {
+		return nil, errors.New("standard input must be a pipe, as outputs.execd makes it")
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	s = &spool{log: log}
-	if s.lock, err = os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
-		return nil, err
-	}
-	if err := acquire(s.lock, lockTime); err != nil {
-		return nil, errors.Join(fmt.Errorf("%s is in use by another process: %w", dir, err), s.lock.Close())
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, s.lock.Close())
-		}
-	}()
-	number := 0
-	paths, err := filepath.Glob(filepath.Join(escape(dir), "*.lines"))
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
+	s := &spool{lock: lock, log: log}
+	if err := acquire(lock, lockTime); err != nil {
+		return nil, errors.Join(fmt.Errorf("it is in use by another process: %w", err), lock.Close())
+	}
+	if err := s.open(dir); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return s, nil
+}
+
+// open makes the journal of this life and starts its heir, and then opens the journals of earlier lives.
+func (s *spool) open(dir string) error {
+	paths, err := filepath.Glob(filepath.Join(escape(dir), "*.lines"))
+	if err != nil {
+		return err
+	}
+	number := 0
 	for _, path := range paths {
-		if n, err := strconv.Atoi(filepath.Base(path[:len(path)-len(".lines")])); err == nil {
-			number = n
+		if n, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(path), ".lines")); err == nil {
+			number = max(number, n)
 		}
 	}
-	own := filepath.Join(dir, fmt.Sprintf("%010d.lines", number+1))
-	if s.own, err = newJournal(own, os.Stdin, log); err != nil {
-		return nil, err
+	if s.own, err = newJournal(filepath.Join(dir, fmt.Sprintf("%010d.lines", number+1)), os.Stdin, s.log); err != nil {
+		return err
 	}
 	if err := s.startHeir(); err != nil {
-		return nil, err
+		return err
 	}
 	for _, path := range paths {
-		j, err := openJournal(path, log)
+		j, err := openJournal(path, s.log)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if j != nil {
 			s.left = append(s.left, j)
 		}
 	}
-	return s, nil
+	return nil
 }
 
 // closing says that what the outputs reject from now on is for the next life.
