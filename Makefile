@@ -143,7 +143,7 @@ fuzz: ## Run each fuzz target for FUZZTIME.
 	done
 
 .PHONY: bench
-bench: bin/telegraf ## Run all benchmarks, the side-by-side ones in bench/ among them.
+bench: bin/telegraf bin/telegraf-execd ## Run all benchmarks, the side-by-side ones in bench/ among them.
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 .PHONY: tidy-check

@@ -1,7 +1,8 @@
+//go:build linux
+
 package execd
 
 import (
-	"context"
 	"fmt"
 	"iter"
 	"os"
@@ -18,25 +19,6 @@ import (
 	"github.com/edgetide/telegraf-victorialogs/internal/testbroker"
 	"github.com/edgetide/telegraf-victorialogs/internal/vlreceiver"
 )
-
-const patience = 60 * time.Second // with anything that should come within seconds
-
-// built is a program that make builds.
-func built(tb testing.TB, path string) string {
-	tb.Helper()
-	path, err := filepath.Abs(filepath.Join("../..", path))
-	require.NoError(tb, err)
-	_, err = os.Stat(path)
-	require.NoError(tb, err, "make test makes it first")
-	return path
-}
-
-func within(tb testing.TB, d time.Duration) context.Context {
-	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), d)
-	tb.Cleanup(cancel)
-	return ctx
-}
 
 // chain is a Telegraf without our plugins, with bin/telegraf-execd as its input and as its output, configured by the
 // very texts of docs/execd.md.
@@ -120,14 +102,6 @@ func children(t *testing.T, parent int) (pids []int) {
 		}
 	}
 	return pids
-}
-
-// pause lets a time pass that the test is about.
-func pause(t *testing.T, d time.Duration) {
-	t.Helper()
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	<-timer.C
 }
 
 func (c *chain) waitEnd() {

@@ -48,8 +48,10 @@ var ErrConfiguration = errors.New("wrong configuration")
 
 // Run hosts the plugins until standard input ends.
 func Run(o Options) (err error) {
-	signal.Ignore(syscall.SIGPIPE) // a pipe without a reader is an error of the write, not the end
+	signal.Ignore(syscall.SIGPIPE)  // a pipe without a reader is an error of the write, not the end
+	signal.Ignore(gatherSignals...) // unless there are inputs
 	log := logToTelegraf()
+	defer waitForReader()
 	defer func() {
 		if err == nil {
 			return
@@ -99,6 +101,18 @@ func interrupts(log telegraf.Logger) <-chan struct{} {
 		}
 	}()
 	return interrupted
+}
+
+// waitForReader gives Telegraf time to read the log's last lines: it throws away what it finds in the pipes of a process
+// that has ended.
+func waitForReader() {
+	tick := time.NewTicker(lookAgain)
+	defer tick.Stop()
+	for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); <-tick.C {
+		if unreadIn(os.Stderr) == 0 && unreadIn(os.Stdout) == 0 {
+			return
+		}
+	}
 }
 
 // eachSelfMetric gives the process's own metrics every so often, until stop.

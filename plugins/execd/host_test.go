@@ -1,10 +1,14 @@
+//go:build unix
+
 package execd
 
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,9 +25,36 @@ import (
 	"github.com/edgetide/telegraf-victorialogs/internal/vlreceiver"
 )
 
+const patience = 60 * time.Second // with anything that should come within seconds
+
+// built is a program that make builds.
+func built(tb testing.TB, path string) string {
+	tb.Helper()
+	path, err := filepath.Abs(filepath.Join("../..", path))
+	require.NoError(tb, err)
+	_, err = os.Stat(path)
+	require.NoError(tb, err, "make test makes it first")
+	return path
+}
+
+func within(tb testing.TB, d time.Duration) context.Context {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	tb.Cleanup(cancel)
+	return ctx
+}
+
+// pause lets a time pass that the test is about.
+func pause(tb testing.TB, d time.Duration) {
+	tb.Helper()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	<-timer.C
+}
+
 // host is a bin/telegraf-execd, with pipes as Telegraf makes them.
 type host struct {
-	t      *testing.T
+	t      testing.TB
 	cmd    *exec.Cmd
 	stdin  *os.File
 	stdout *os.File
@@ -45,34 +76,34 @@ func (h *host) logged() string {
 	return h.log.String()
 }
 
-func startHost(t *testing.T, args ...string) *host {
-	t.Helper()
-	return startHostIn(t, nil, args...)
+func startHost(tb testing.TB, args ...string) *host {
+	tb.Helper()
+	return startHostIn(tb, nil, args...)
 }
 
 // startHostIn adds to the environment.
-func startHostIn(t *testing.T, environment []string, args ...string) *host {
-	t.Helper()
-	h := &host{t: t}
-	h.cmd = exec.Command(built(t, "bin/telegraf-execd"), args...)
+func startHostIn(tb testing.TB, environment []string, args ...string) *host {
+	tb.Helper()
+	h := &host{t: tb}
+	h.cmd = exec.Command(built(tb, "bin/telegraf-execd"), args...)
 	h.cmd.Env = append(os.Environ(), environment...)
 	stdin, in, err := os.Pipe()
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	out, stdout, err := os.Pipe()
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	h.stdin, h.stdout = in, out
 	h.cmd.Stdin, h.cmd.Stdout, h.cmd.Stderr = stdin, stdout, h
 	h.cmd.WaitDelay = patience
-	require.NoError(t, h.cmd.Start())
-	require.NoError(t, stdin.Close())
-	require.NoError(t, stdout.Close())
-	t.Cleanup(func() {
+	require.NoError(tb, h.cmd.Start())
+	require.NoError(tb, stdin.Close())
+	require.NoError(tb, stdout.Close())
+	tb.Cleanup(func() {
 		_ = h.cmd.Process.Kill() // it may have ended
 		_ = h.cmd.Wait()
 		_ = h.stdin.Close()
 		_ = h.stdout.Close()
-		if t.Failed() {
-			t.Logf("%v logged:\n%s", args, h.logged())
+		if tb.Failed() {
+			tb.Logf("%v logged:\n%s", args, h.logged())
 		}
 	})
 	return h
@@ -103,10 +134,10 @@ func receiver(t *testing.T, config vlreceiver.Config) *vlreceiver.Server {
 }
 
 // write makes a configuration.
-func write(t *testing.T, text string, args ...any) (path string) {
-	t.Helper()
-	path = filepath.Join(t.TempDir(), "execd.conf")
-	require.NoError(t, os.WriteFile(path, fmt.Appendf(nil, text, args...), 0o600))
+func write(tb testing.TB, text string, args ...any) (path string) {
+	tb.Helper()
+	path = filepath.Join(tb.TempDir(), "execd.conf")
+	require.NoError(tb, os.WriteFile(path, fmt.Appendf(nil, text, args...), 0o600))
 	return path
 }
 
@@ -126,7 +157,7 @@ func TestOutputDrainsToTheEnd(t *testing.T) {
 	h := startHost(t, "--config", write(t, "[global_tags]\n  site = \"berlin\"\n[[outputs.victorialogs]]\n  url = %q\n", server.URL()))
 	h.send(fmt.Sprintf("a message=\"one\n\\\"two\\\"\" %d\nthis is no line\n", now()))
 	require.NoError(t, server.WaitCount(within(t, patience), vlreceiver.Tenant{}, 1), "without an end or a full batch")
-	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGINT} {
+	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGINT} {
 		require.NoError(t, h.cmd.Process.Signal(s))
 	}
 	h.send(fmt.Sprintf("a message=\"three\" %d\na v=1", now()))
@@ -137,9 +168,10 @@ func TestOutputDrainsToTheEnd(t *testing.T) {
 		require.Equal(t, "berlin", row.Fields["site"])
 	}
 	require.Contains(t, out, "I! [outputs.victorialogs] Closed. Metrics: 2 received + 0 recovered from disk = 2 delivered")
-	require.Contains(t, out, "I! [execd] Ended: 2 metrics read from standard input and 0 from the spool, 2 lines malformed\n")
+	require.Contains(t, out, "I! [execd] Ended: 2 metrics read from standard input and 0 from the spool, 1 lines malformed\n")
 	require.Equal(t, 1, strings.Count(h.logged(), "E! [execd] Leaving out a line that cannot be read:"))
 	require.Contains(t, h.logged(), `"this is"`)
+	require.Equal(t, 1, strings.Count(h.logged(), "W! [execd] Leaving out the beginning of a line"))
 }
 
 func TestOutputsShareAProcess(t *testing.T) {
@@ -444,4 +476,70 @@ func TestCommandLine(t *testing.T) {
 			require.Contains(t, out+h.logged(), c.want)
 		})
 	}
+}
+
+// Telegraf's outputs.execd is imitated: it writes batches, and writes one again when not all of it got through. The
+// process is killed at random moments under load.
+func TestKillsUnderLoad(t *testing.T) {
+	t.Parallel()
+	if !canSpool {
+		t.Skip("there is no spool on this system")
+	}
+	const kills, linesInBatch = 25, 500
+	server := receiver(t, vlreceiver.Config{})
+	dir := t.TempDir()
+	args := []string{"--spool", filepath.Join(dir, "spool"), "--config", write(t, `
+[[outputs.victorialogs]]
+  url = %q
+  [outputs.victorialogs.dlq]
+    directory = %q
+`, server.URL(), filepath.Join(dir, "dlq"))}
+	seq, batch := 0, ""
+	begin := time.Now()
+	for range kills {
+		h := startHost(t, args...)
+		ended := make(chan struct{})
+		go func() { // as a child's end closes its pipe in Telegraf
+			_ = h.cmd.Wait()
+			_ = h.stdin.Close()
+			close(ended)
+		}()
+		go func() { _, _ = io.Copy(io.Discard, h.stdout) }()
+		killed := time.AfterFunc(time.Duration(100+rand.IntN(300))*time.Millisecond, func() { _ = h.cmd.Process.Kill() })
+		for {
+			if batch == "" {
+				var text strings.Builder
+				for range linesInBatch {
+					fmt.Fprintf(&text, "a message=\"line\n%d\",more=\"%s\" %d\n", seq, strings.Repeat("x", seq%1000), now())
+					seq++
+				}
+				batch = text.String()
+			}
+			if _, err := h.stdin.WriteString(batch); err != nil {
+				break
+			}
+			batch = ""
+		}
+		<-ended
+		killed.Stop()
+	}
+	h := startHost(t, args...)
+	h.send(batch)
+	code, out := h.end()
+	require.Zero(t, code)
+	got := make(map[string]bool)
+	rows := 0
+	for _, text := range messagesIn(server) {
+		got[text] = true
+		rows++
+	}
+	lost := 0
+	for i := range seq {
+		if !got[fmt.Sprintf("line\n%d", i)] {
+			lost++
+		}
+	}
+	t.Logf("%d lines in %s through %d kills: %d lost, %d came twice\n%s", seq, time.Since(begin).Round(time.Millisecond), kills,
+		lost, rows-len(got), out+h.logged())
+	require.Zero(t, lost)
 }

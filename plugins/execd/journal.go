@@ -26,7 +26,7 @@ type journal struct {
 
 	mu      sync.Mutex // guards what follows
 	file    *os.File
-	start   int64  // of the file's first line; this and all below count the bytes that came through the pipe
+	start   int64  // of the file's lines; this and all below count the bytes from where the reading began
 	written int64  // bytes that are in the file
 	read    int64  // bytes that were given to the parser
 	parsed  int64  // bytes that were made into metrics
@@ -89,7 +89,7 @@ func openJournal(path string, log telegraf.Logger) (*journal, error) {
 	if safe == size {
 		return nil, errors.Join(file.Close(), os.Remove(path))
 	}
-	return &journal{path: path, log: log, file: file, written: size, read: safe, parsed: safe, marked: safe}, nil
+	return &journal{path: path, log: log, file: file, start: -safe, written: size - safe}, nil
 }
 
 // Read gives lines to the parser. Those from the pipe are in the file before.
@@ -186,7 +186,9 @@ func (j *journal) advance() {
 	var err error
 	switch {
 	case len(j.waiting) == 0 && j.parsed == j.written && j.pipe != nil:
-		err = errors.Join(j.file.Truncate(headerBytes), mark(j.file, 0))
+		if err = mark(j.file, 0); err == nil { // in this order: the heir may write behind either
+			err = j.file.Truncate(headerBytes)
+		}
 		j.start, j.marked = j.written, j.written
 	case len(j.waiting) == 0 || safe-j.marked >= markEvery:
 		err = mark(j.file, safe-j.start)
@@ -235,6 +237,13 @@ func (j *journal) ended() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.whole = true
+}
+
+// done tells that no more lines will come and all are safe.
+func (j *journal) done() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.whole && len(j.waiting) == 0
 }
 
 // close removes the file if all that was in it is safe. It reports whether it was.

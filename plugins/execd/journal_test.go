@@ -98,6 +98,23 @@ func TestJournalKeepsWhatIsNotSafe(t *testing.T) {
 	require.False(t, empty)
 }
 
+// A replay that is killed goes on where it was.
+func TestJournalIsReplayedInParts(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "1.lines")
+	require.NoError(t, os.WriteFile(path, []byte("\x00\x00\x00\x00\x00\x00\x00\x04a 1\nb 2\nc 3\nd 4\n"), 0o600))
+	for _, want := range []string{"b 2\n", "c 3\n", "d 4\n"} {
+		j, err := openJournal(path, testutil.Logger{})
+		require.NoError(t, err)
+		require.Equal(t, want, next(t, j, 4))
+		j.begin(4)(settled(true))
+		require.NoError(t, j.file.Close()) // as a kill does
+	}
+	j, err := openJournal(path, testutil.Logger{})
+	require.NoError(t, err)
+	require.Nil(t, j)
+	require.NoFileExists(t, path)
+}
+
 func TestJournalIsGoneAtAGoodEnd(t *testing.T) {
 	j, pipe := journalOf(t, testutil.Logger{})
 	_, err := pipe.WriteString("a 1\n")

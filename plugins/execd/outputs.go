@@ -82,12 +82,19 @@ func (h *outputHost) readAll(spooled *spool) error {
 	if spooled == nil {
 		return h.readFrom(os.Stdin, nil, h.read)
 	}
-	for _, left := range spooled.left {
-		h.log.Infof("Replaying %s, which an earlier process could not finish", left.path)
-		if err := h.readFrom(left, left, h.replayed); err != nil {
+	for _, path := range spooled.left {
+		j, err := spooled.replay(path)
+		if err != nil {
 			return err
 		}
-		left.ended()
+		if j == nil {
+			continue
+		}
+		h.log.Infof("Replaying %s, which an earlier process could not finish", path)
+		if err := h.readFrom(j, j, h.replayed); err != nil {
+			return err
+		}
+		j.ended()
 	}
 	return h.readFrom(spooled.own, spooled.own, h.read)
 }
@@ -106,7 +113,12 @@ func (h *outputHost) readFrom(source io.Reader, j *journal, count selfstat.Stat)
 			}
 			h.add(m)
 		case errors.As(err, &parseError):
-			h.reportMalformed(parseError)
+			if l.isCut() {
+				h.log.Warn("Leaving out the beginning of a line, in which the process that wrote it ended; outputs.execd " +
+					"writes a metric again when only a part of it got through")
+			} else {
+				h.reportMalformed(parseError)
+			}
 			if j != nil {
 				j.skip(l.parsed)
 			}

@@ -2,7 +2,10 @@
 
 package execd
 
-import "os"
+import (
+	"os"
+	"syscall"
+)
 
-// gatherSignals are none: inputs.execd asks on standard input alone.
-var gatherSignals []os.Signal
+// gatherSignals are none that inputs.execd could send: it asks on standard input alone.
+var gatherSignals = []os.Signal{syscall.SIGHUP}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/influxdata/telegraf"
@@ -27,11 +28,15 @@ import (
 // The directory is locked by the process or its heir, and holds a journal of each life that could not end well.
 type spool struct {
 	own  *journal
-	left []*journal // of earlier lives, oldest first
+	left []string // journals of earlier lives, oldest first
 	lock *os.File
 	heir *exec.Cmd
 	life *os.File // a pipe; its end without a byte tells the heir that we died
 	log  telegraf.Logger
+
+	mu      sync.Mutex // guards what follows
+	ending  bool
+	replays []*journal // of left, those that are open
 }
 
 // lockTime is how long to wait for the heir of the process before, which ends when Telegraf closes its pipe.
@@ -61,14 +66,13 @@ func openSpool(dir string, log telegraf.Logger) (*spool, error) {
 	return s, nil
 }
 
-// open makes the journal of this life and starts its heir, and then opens the journals of earlier lives.
-func (s *spool) open(dir string) error {
-	paths, err := filepath.Glob(filepath.Join(escape(dir), "*.lines"))
-	if err != nil {
+// open makes the journal of this life and starts its heir.
+func (s *spool) open(dir string) (err error) {
+	if s.left, err = filepath.Glob(filepath.Join(escape(dir), "*.lines")); err != nil {
 		return err
 	}
 	number := 0
-	for _, path := range paths {
+	for _, path := range s.left {
 		if n, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(path), ".lines")); err == nil {
 			number = max(number, n)
 		}
@@ -76,24 +80,34 @@ func (s *spool) open(dir string) error {
 	if s.own, err = newJournal(filepath.Join(dir, fmt.Sprintf("%010d.lines", number+1)), os.Stdin, s.log); err != nil {
 		return err
 	}
-	if err := s.startHeir(); err != nil {
-		return err
-	}
-	for _, path := range paths {
-		j, err := openJournal(path, s.log)
-		if err != nil {
-			return err
+	return s.startHeir()
+}
+
+// replay opens the journal of an earlier life; there is none if nothing is left in it. Those before it that are done with
+// are removed.
+func (s *spool) replay(path string) (*journal, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.replays) > 0 && s.replays[0].done() {
+		if _, err := s.replays[0].close(); err != nil {
+			return nil, err
 		}
-		if j != nil {
-			s.left = append(s.left, j)
-		}
+		s.replays = s.replays[1:]
 	}
-	return nil
+	j, err := openJournal(path, s.log)
+	if j != nil {
+		j.closing = s.ending
+		s.replays = append(s.replays, j)
+	}
+	return j, err
 }
 
 // closing says that what the outputs reject from now on is for the next life.
 func (s *spool) closing() {
-	for _, j := range append(s.left, s.own) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ending = true
+	for _, j := range append(s.replays, s.own) {
 		j.mu.Lock()
 		j.closing = true
 		j.mu.Unlock()
@@ -106,9 +120,11 @@ func (s *spool) close(inputEnded bool) error {
 	if inputEnded {
 		s.own.ended()
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var errs []error
 	kept := 0
-	for _, j := range append(s.left, s.own) {
+	for _, j := range append(s.replays, s.own) {
 		empty, err := j.close()
 		if !empty {
 			kept++

@@ -61,6 +61,9 @@ func (l *lines) next() (telegraf.Metric, error) {
 	}
 }
 
+// isCut tells that the source ended within a line, and that this is what the last error is about.
+func (l *lines) isCut() bool { return l.ended && l.open }
+
 // Read is for the parser.
 func (l *lines) Read(p []byte) (n int, err error) {
 	if l.unread > 0 {

@@ -148,8 +148,7 @@ func (w *writer) settle() {
 	}
 }
 
-// drain waits until the last line was read, and the log, too, since Telegraf throws away what it finds in the pipes of
-// a process that has ended.
+// drain waits until the last line was read.
 func (w *writer) drain() {
 	tick := time.NewTicker(lookAgain)
 	defer tick.Stop()
