@@ -14,8 +14,6 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/influxdata/telegraf/config"
-
 	"github.com/edgetide/telegraf-victorialogs/plugins/execd"
 )
 
@@ -42,7 +40,7 @@ func run(args []string, out, complaints io.Writer) (code int) {
 	f.StringVar(&o.Spool, "spool", "", "outputs: directory that keeps what kill -9 of this process would lose")
 	f.DurationVar(&o.SelfMetrics, "self-metrics", 0, "how often internal_… metrics go where the others go, such as 10s; 0 for never")
 	f.BoolVar(&o.Test, "test", false, "inputs: gather once and print; outputs: check the configuration; connect to nothing, and end")
-	unprotected := f.Bool("unprotected", false, "keep secrets in memory that is not locked, where RLIMIT_MEMLOCK is too low")
+	f.BoolVar(&o.Unprotected, "unprotected", false, "keep secrets in memory that is not locked, where RLIMIT_MEMLOCK is too low")
 	showVersion := f.Bool("version", false, "print the version")
 	err := f.Parse(args)
 	switch {
@@ -63,9 +61,6 @@ func run(args []string, out, complaints io.Writer) (code int) {
 	if *showVersion {
 		fmt.Fprintln(out, "telegraf-execd", version)
 		return 0
-	}
-	if *unprotected {
-		config.DisableSecretProtection()
 	}
 	switch err := execd.Run(o); {
 	case errors.Is(err, execd.ErrConfiguration):

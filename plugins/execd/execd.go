@@ -40,6 +40,7 @@ type Options struct {
 	Configs     []string      // files, and directories whose *.conf are taken
 	Spool       string        // directory for what the outputs do not have safe yet; empty: none
 	SelfMetrics time.Duration // how often the process's own metrics go where the others go; 0: never
+	Unprotected bool          // secrets are in memory that is not locked
 	Test        bool          // gather once and print, or check the configuration, and end
 }
 
@@ -68,6 +69,11 @@ func Run(o Options) (err error) {
 			return fmt.Errorf("%w: --spool %s: %w", ErrConfiguration, o.Spool, err)
 		}
 		defer func() { err = errors.Join(err, spooled.close(err == nil)) }()
+	}
+	if o.Unprotected {
+		config.DisableSecretProtection()
+	} else if err := lockable(); err != nil {
+		return fmt.Errorf("%w: %w", ErrConfiguration, err)
 	}
 	c, err := load(o.Configs)
 	if err != nil {

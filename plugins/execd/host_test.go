@@ -460,7 +460,7 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"--config", load, "--test"}, 0, "> hardware_load load"},
 		{[]string{"--config", output, "--test"}, 0, "The configuration of 1 outputs is right"},
 		{[]string{"--config", filepath.Dir(output), "--test"}, 0, "The configuration of 1 outputs is right"},
-		{[]string{"--config", load, "--spool", "x"}, 2, "--spool is for outputs"},
+		{[]string{"--config", load, "--spool", t.TempDir()}, 2, "--spool is for outputs"},
 		{[]string{"--config", load, "--self-metrics", "1ms"}, 2, "must be 1s or longer"},
 		{[]string{"--config", "/nowhere.conf"}, 2, "E! [execd] wrong configuration: stat /nowhere.conf: no such file"},
 		{[]string{"--config", t.TempDir()}, 2, "no *.conf in this directory"},

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/influxdata/telegraf"
@@ -35,8 +34,7 @@ type journal struct {
 	first   int    // the number of waiting[0]
 	whole   bool   // no more lines will come
 	closing bool   // a metric that is rejected now is for the next life
-
-	logged atomic.Int64 // when an error was logged last, in Unix seconds
+	logged  time.Time
 }
 
 // line is one that was parsed.
@@ -109,22 +107,24 @@ func (j *journal) Read(p []byte) (int, error) {
 		if j.pipe == nil {
 			return 0, io.EOF
 		}
-		err := j.fetch()
-		if errors.Is(err, io.EOF) {
+		switch err := j.fetch(); {
+		case errors.Is(err, io.EOF):
 			return 0, err
-		}
-		if err != nil {
-			j.complain(err)
+		case err != nil:
 			return j.pass(p)
 		}
 	}
 }
 
-// pass gives lines to the parser that the file could not take, since standard input is to be drained all the same.
+// pass is for a file system that cannot take a pipe's content by itself, and for a full disk: standard input is to be
+// drained all the same.
 func (j *journal) pass(p []byte) (int, error) {
 	n, err := j.pipe.Read(p)
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if _, err := j.file.WriteAt(p[:n], headerBytes+j.written-j.start); err != nil {
+		j.complain(err)
+	}
 	j.read += int64(n)
 	j.written += int64(n)
 	return n, err
@@ -263,8 +263,8 @@ func (j *journal) close() (empty bool, err error) {
 
 // complain logs what is wrong with the file, at most once a minute.
 func (j *journal) complain(err error) {
-	if now := time.Now().Unix(); now-j.logged.Load() > 60 {
-		j.logged.Store(now)
+	if now := time.Now(); now.Sub(j.logged) > time.Minute {
+		j.logged = now
 		j.log.Errorf("The spool cannot be written: %v; until it can, what is under way is lost if this process is killed", err)
 	}
 }

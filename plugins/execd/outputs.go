@@ -12,7 +12,6 @@ import (
 	"github.com/influxdata/telegraf/config"
 	"github.com/influxdata/telegraf/metric"
 	"github.com/influxdata/telegraf/models"
-	"github.com/influxdata/telegraf/plugins/parsers/influx"
 	"github.com/influxdata/telegraf/selfstat"
 )
 
@@ -104,7 +103,7 @@ func (h *outputHost) readFrom(source io.Reader, j *journal, count selfstat.Stat)
 	l := newLines(source)
 	for {
 		m, err := l.next()
-		var parseError *influx.ParseError
+		var broken noLine
 		switch {
 		case err == nil:
 			count.Incr(1)
@@ -112,12 +111,12 @@ func (h *outputHost) readFrom(source io.Reader, j *journal, count selfstat.Stat)
 				m, _ = metric.WithTracking(m, j.begin(l.parsed))
 			}
 			h.add(m)
-		case errors.As(err, &parseError):
+		case errors.As(err, &broken):
 			if l.isCut() {
 				h.log.Warn("Leaving out the beginning of a line, in which the process that wrote it ended; outputs.execd " +
 					"writes a metric again when only a part of it got through")
 			} else {
-				h.reportMalformed(parseError)
+				h.reportMalformed(broken)
 			}
 			if j != nil {
 				j.skip(l.parsed)

@@ -135,8 +135,9 @@ func (s *spool) close(inputEnded bool) error {
 		s.log.Warnf("The outputs could not take all: the next process goes on with what is in %s", filepath.Dir(s.own.path))
 	}
 	if inputEnded {
-		_, err := s.life.Write([]byte{1})
-		errs = append(errs, err, s.life.Close(), s.heir.Wait())
+		_, _ = s.life.Write([]byte{1}) // an heir that somebody killed is not there to hear it
+		_ = s.life.Close()
+		_ = s.heir.Wait()
 	}
 	return errors.Join(append(errs, s.lock.Close())...)
 }

@@ -2,6 +2,7 @@ package execd
 
 import (
 	"errors"
+	"fmt"
 	"io"
 
 	"github.com/influxdata/telegraf"
@@ -15,7 +16,11 @@ const (
 	// largeLine is the length from which on a line makes the parser begin anew, since it keeps, and moves, a buffer that
 	// is larger still.
 	largeLine = 64 << 10
+	// mostLine is the length of the longest line. A quote that is never closed would take all memory otherwise.
+	mostLine = 32 << 20
 )
+
+var errLineTooLong = fmt.Errorf("a line of more than %d MiB; was a quote not closed?", mostLine>>20)
 
 // lines reads metrics from line protocol. A string may hold newlines, so only the parser knows where a line ends.
 type lines struct {
@@ -37,8 +42,10 @@ func newLines(source io.Reader) *lines {
 	return l
 }
 
-// next returns the next metric, a *influx.ParseError for a line that is none, or io.EOF. It may be called again after a
-// line that is none.
+// noLine is the error for a line that is none. The next may be one.
+type noLine struct{ error }
+
+// next returns the next metric, a noLine or io.EOF.
 func (l *lines) next() (telegraf.Metric, error) {
 	for {
 		m, err := l.parser.Next()
@@ -47,6 +54,12 @@ func (l *lines) next() (telegraf.Metric, error) {
 		switch {
 		case errors.Is(err, influx.EOF):
 			return nil, io.EOF
+		case errors.Is(err, errLineTooLong):
+			l.parsed = l.handed
+			l.parser = influx.NewStreamParser(l)
+			return nil, noLine{err}
+		case errors.As(err, new(*influx.ParseError)):
+			return nil, noLine{err}
 		case err != nil:
 			return nil, err
 		}
@@ -66,6 +79,9 @@ func (l *lines) isCut() bool { return l.ended && l.open }
 
 // Read is for the parser.
 func (l *lines) Read(p []byte) (n int, err error) {
+	if l.handed-l.parsed > mostLine {
+		return 0, errLineTooLong
+	}
 	if l.unread > 0 {
 		n = copy(p, l.chunk[len(l.chunk)-l.unread:])
 		l.unread -= n

@@ -8,8 +8,6 @@ import (
 	"testing/iotest"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/influxdata/telegraf/plugins/parsers/influx"
 )
 
 // readLines returns what becomes of a stream: values of s, and "!" for what is no line.
@@ -18,11 +16,11 @@ func readLines(t *testing.T, source io.Reader) (got []string) {
 	l := newLines(source)
 	for {
 		m, err := l.next()
-		var parseError *influx.ParseError
+		var broken noLine
 		switch {
 		case errors.Is(err, io.EOF):
 			return got
-		case errors.As(err, &parseError):
+		case errors.As(err, &broken):
 			got = append(got, "!")
 		default:
 			require.NoError(t, err)
@@ -61,6 +59,13 @@ func TestLines(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A quote that is never closed costs the lines up to the next one, and not all memory.
+func TestLinesWithoutAnEnd(t *testing.T) {
+	got := readLines(t, strings.NewReader("m s=\"a\" 1\nm s=\"b"+strings.Repeat(strings.Repeat("x", 1023)+"\n", mostLine>>9)+"\nm s=\"c\" 2\n"))
+	require.Equal(t, []string{"a", "!"}, got[:2])
+	require.Equal(t, "c", got[len(got)-1])
 }
 
 // The journal relies on where each line ends.

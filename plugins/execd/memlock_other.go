@@ -1,0 +1,6 @@
+//go:build !unix
+
+package execd
+
+// lockable does not know.
+func lockable() error { return nil }
