@@ -392,6 +392,21 @@ func (d *Disk) tryReserve(bytes int64) (reason string, lack int64, err error) {
 	return "", 0, nil
 }
 
+// Room is how many bytes can still be written: what MaxSize leaves, or what the file system has if that is less.
+func (d *Disk) Room() (int64, error) {
+	free, err := d.fs.Free()
+	if err != nil {
+		return 0, fmt.Errorf("dlq: asking for free space: %w", err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	room := free - d.o.MinFree
+	if d.o.MaxSize > 0 {
+		room = min(room, d.o.MaxSize-d.size)
+	}
+	return max(room, 0), nil
+}
+
 // release gives bytes back that were reserved and are not, or no longer, used.
 func (d *Disk) release(bytes int64) {
 	d.mu.Lock()

@@ -238,6 +238,23 @@ func TestDroppingThatWouldNotHelp(t *testing.T) {
 	require.Equal(t, []string{"a"}, drained(t, d, RestorerOptions[string]{}))
 }
 
+// TestRoom is what MaxSize leaves, or the file system if that is less.
+func TestRoom(t *testing.T) {
+	m := newMemFS()
+	d := openMem(t, m, DiskOptions{MaxSize: 1 << 20, MinFree: 1 << 10})
+	dumpOf(t, d, "a")
+	var used int64
+	for _, content := range m.files() {
+		used += int64(len(content))
+	}
+	for _, c := range []struct{ free, room int64 }{{1 << 30, 1<<20 - used}, {5 << 10, 4 << 10}, {0, 0}} {
+		m.set(func(m *memFS) { m.free = c.free })
+		room, err := d.Room()
+		require.NoError(t, err)
+		require.Equal(t, c.room, room)
+	}
+}
+
 // TestFirstSectorIsLost overwrites both headers at the beginning of a sealed dump.
 func TestFirstSectorIsLost(t *testing.T) {
 	m := newMemFS()

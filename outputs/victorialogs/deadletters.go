@@ -130,6 +130,8 @@ func (l *deadLetters) open(restore func(context.Context, []*deadletter.Letter) [
 	if l.disk, err = dlq.OpenDisk(l.options.Directory, o); err != nil {
 		return err
 	}
+	l.stats.dlqMaxBytes.Set(int64(l.options.MaxSize))
+	l.room()
 	// What was refused must not take the room of what can still be delivered: the oldest of it gives way.
 	o.MaxSize, o.OnFull, o.Dropping, o.Metrics = max(o.MaxSize/16, 1<<20), dlq.DropOldest, l.droppingRejected, nil
 	o.Logger = logbridge.New(l.log, "Rejected rows: ")
@@ -175,6 +177,13 @@ func (l *deadLetters) close() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// room brings up to date how much more the disk takes. Without an answer of the disk the last one stands.
+func (l *deadLetters) room() {
+	if room, err := l.disk.Room(); err == nil {
+		l.stats.dlqRoomBytes.Set(room)
+	}
 }
 
 // dropping counts what on_full = "drop_oldest" costs.

@@ -46,6 +46,7 @@ func (d *delivery) dumpAll() {
 	defer timer.Stop()
 	for d.ctx.Err() == nil {
 		d.stats.age()
+		d.dead.room()
 		d.mu.Lock()
 		dumps, wait := d.takeDumps(time.Now())
 		d.mu.Unlock()

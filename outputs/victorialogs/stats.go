@@ -51,6 +51,8 @@ type stats struct {
 	dlqQuarantined  selfstat.Stat // batches
 	dlqDeleted      selfstat.Stat // batches
 	dlqOldestAge    selfstat.Stat
+	dlqMaxBytes     selfstat.Stat // max_size
+	dlqRoomBytes    selfstat.Stat
 	oldest          atomic.Int64 // when the oldest dump was made, Unix ns; 0: there is none
 }
 
@@ -105,6 +107,8 @@ func newStats(c *selfstat.Collector) *stats {
 		dlqQuarantined:  c.Register(measurement, "dlq_quarantined", nil),
 		dlqDeleted:      c.Register(measurement, "dlq_deleted", nil),
 		dlqOldestAge:    c.Register(measurement, "dlq_oldest_age_ns", nil),
+		dlqMaxBytes:     c.Register(measurement, "dlq_max_bytes", nil),
+		dlqRoomBytes:    c.Register(measurement, "dlq_room_bytes", nil),
 	}
 	for kind := range repairs {
 		s.repaired[kind] = c.Register(measurement, "fields_repaired", map[string]string{"reason": kind.String()})
