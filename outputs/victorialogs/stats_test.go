@@ -1,7 +1,6 @@
 package victorialogs
 
 import (
-	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,7 +10,7 @@ import (
 	"github.com/influxdata/telegraf/selfstat"
 )
 
-// The names are a contract: dashboards rely on them.
+// The names are those of docs/metrics.md, which has a test of its own.
 func TestSelfMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := start(t, &wire{})
@@ -19,38 +18,36 @@ func TestSelfMetrics(t *testing.T) {
 		pass(time.Second)
 
 		plain := make(map[string]any)
-		reasons := make(map[string][]string)
 		for _, m := range selfstat.Metrics() {
 			if rig, _ := m.GetTag("rig"); rig != r.stats.received.Tags()["rig"] {
 				continue
 			}
 			require.Equal(t, "internal_victorialogs", m.Name())
 			for _, field := range m.FieldList() {
-				if reason, ok := m.GetTag("reason"); ok {
-					reasons[field.Key] = append(reasons[field.Key], reason)
-				} else {
+				if _, ok := m.GetTag("reason"); !ok {
 					plain[field.Key] = field.Value
 				}
 			}
 		}
-		require.Equal(t, []string{
-			"batches_restored", "batches_retried", "batches_sent", "bytes_sent", "dlq_bytes", "dlq_deleted", "dlq_items", "dlq_metrics",
-			"dlq_oldest_age_ns", "dlq_quarantined", "metrics_delivered", "metrics_received", "metrics_recovered", "pending_bytes",
-			"pending_metrics", "possibly_doubled", "rejected_deleted", "request_time_ns",
-		}, sortedKeys(plain))
 		require.Equal(t, int64(1), plain["metrics_received"])
 		require.Equal(t, int64(1), plain["metrics_delivered"])
 		require.Equal(t, int64(1), plain["batches_sent"])
+	})
+}
 
-		for _, list := range reasons {
-			slices.Sort(list)
-		}
-		require.Equal(t, map[string][]string{
-			"metrics_rejected": {"line_too_long", "refused_by_server", "too_many_fields", "too_new", "too_old"},
-			"metrics_dropped":  {"drop_oldest", "max_pending", "shutdown"},
-			"batches_dumped":   {"max_pending", "retry_budget", "server_away", "shutdown"},
-			"fields_repaired":  {"duplicate_name", "empty_name", "invalid_utf8", "long_name", "non_finite", "reserved_name"},
-		}, reasons)
+// dlq_room_bytes is what max_size leaves, where the disk has more.
+func TestRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &server{}
+		s.down.Store(true)
+		r := start(t, &wire{answer: s.answer}, onDisk(t.TempDir()), func(v *VictoriaLogs) { v.DLQ.MaxSize = 1 << 20 })
+		require.Equal(t, int64(1<<20), r.stats.dlqMaxBytes.Get())
+		require.Equal(t, int64(1<<20), r.stats.dlqRoomBytes.Get())
+		r.Add(event(0))
+		pass(10 * time.Second)
+		require.Equal(t, int64(1), r.stats.dlqItems.Get())
+		require.InDelta(t, 1<<20-300, r.stats.dlqRoomBytes.Get(), 300, "a dump has been written")
+		require.NoError(t, r.Close())
 	})
 }
 
