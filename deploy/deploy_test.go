@@ -239,6 +239,11 @@ func TestAlertsFire(t *testing.T) {
 			2 * time.Hour,
 			[]string{"TelegrafGone"},
 		},
+		{
+			"one of two outputs is gone", `internal_victorialogs_metrics_received{host="a",output="victorialogs",alias="b"} 0+600x60 stale _x180`,
+			2 * time.Hour,
+			[]string{"TelegrafGone"},
+		},
 		{"an agent was upgraded", `internal_victorialogs_metrics_received{host="b",output="victorialogs",version="1"} 0+600x60 stale _x180
 internal_victorialogs_metrics_received{host="b",output="victorialogs",version="2"} _x61 0+600x180`, 2 * time.Hour, nil},
 		{
@@ -296,6 +301,10 @@ internal_victorialogs_metrics_received{host="b",output="victorialogs",version="2
 			"no input gives anything", "internal_victorialogs_metrics_received" + output + "0+600x60 36000x180",
 			110 * time.Minute,
 			[]string{"TelegrafNoData"},
+		},
+		{
+			"no input gave anything for a while", "internal_victorialogs_metrics_received" + output + "0+600x60 36000x20 36000+600x160",
+			80 * time.Minute, nil,
 		},
 		{
 			"devices are silent", "internal_mqtt_hardware_messages_received" + input + "0+300x60 18000x180",
