@@ -146,11 +146,28 @@ fuzz: ## Run each fuzz target for FUZZTIME.
 bench: bin/telegraf bin/telegraf-execd ## Run all benchmarks, the side-by-side ones in bench/ among them.
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
+.PHONY: licences
+licences: .build/go.mod ## Check the licences of all that is built in.
+	$(GO) run ./internal/licences ./cmd/... ./plugins/...
+	@$(GO) run ./internal/licences -modfile=.build/go.mod -mod=mod -tags "custom $(EDGE_TAGS) $(TELEGRAF_TAGS)" \
+		github.com/influxdata/telegraf/cmd/telegraf
+
+# The database of vulnerabilities is on the network. Without it nothing is known, which must be said and is no fault of
+# the code; what govulncheck finds, and each other failure of it, is one.
+.PHONY: vuln
+vuln: ## Look for known vulnerabilities that our code reaches.
+	@found=$$($(GO) tool -modfile=tools/go.mod govulncheck $(VULN_FLAGS) ./... 2>&1); code=$$?; echo "$$found"; \
+	case "$$code:$$found" in \
+		0:*) ;; \
+		1:*"fetching vulnerabilities"*) echo "vuln: NOT CHECKED: the database of vulnerabilities cannot be reached" >&2 ;; \
+		*) exit 1 ;; \
+	esac
+
 .PHONY: tidy-check
 tidy-check:
 	$(GO) mod tidy -diff
 	$(GO) vet ./...
 
 .PHONY: check
-check: tidy-check lint build race ## All that CI runs: this and `make test`.
+check: tidy-check lint build licences vuln race ## All that CI runs: this and `make test`.
 	$(MAKE) test
