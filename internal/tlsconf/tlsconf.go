@@ -25,7 +25,7 @@ func Client(c *telegraftls.ClientConfig) (*tls.Config, error) {
 	if err := pair(c.TLSCert, c.TLSKey); err != nil {
 		return nil, err
 	}
-	if err := checkVersion("tls_min_version", c.TLSMinVersion, tls.VersionTLS10); err != nil {
+	if err := checkVersion("tls_min_version", c.TLSMinVersion); err != nil {
 		return nil, err
 	}
 	config, err := c.TLSConfig()
@@ -58,7 +58,7 @@ func Server(c *telegraftls.ServerConfig) (*tls.Config, error) {
 		return nil, err
 	}
 	for _, version := range []struct{ key, value string }{{"tls_min_version", c.TLSMinVersion}, {"tls_max_version", c.TLSMaxVersion}} {
-		if err := checkVersion(version.key, version.value, tls.VersionTLS12); err != nil {
+		if err := checkVersion(version.key, version.value); err != nil {
 			return nil, err
 		}
 	}
@@ -101,9 +101,10 @@ func pair(certificate, key string) error {
 	return nil
 }
 
-func checkVersion(key, version string, least uint16) error {
+// checkVersion refuses what is older than TLS 1.2, which Telegraf itself would take.
+func checkVersion(key, version string) error {
 	number, err := telegraftls.ParseTLSVersion(version)
-	if version != "" && (err != nil || number < least) {
+	if version != "" && (err != nil || number < tls.VersionTLS12) {
 		return fmt.Errorf(`%s = %q: must be "TLS12" or "TLS13"`, key, version)
 	}
 	return nil
