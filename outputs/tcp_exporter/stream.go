@@ -11,7 +11,7 @@ const (
 	maxMetadata = 1 << 20  // bytes of metadata that are kept: some 15,000 names
 	maxEvents   = 16 << 20 // bytes of events that are kept, however few they are
 	maxTaken    = 64 << 10 // bytes of events that a client takes at a time
-	keptSlot    = 4 << 10  // a slot of the ring that one burst made larger is let go
+	keptSlack   = 64       // bytes by which an event's memory may be more than twice of what it needs
 )
 
 // stream is what all clients read: the metadata so far, and the last events. Each message is encoded and kept once, and a
@@ -25,7 +25,7 @@ type stream struct {
 	done    chan struct{} // closed when the stream is
 
 	mu          sync.RWMutex // guards what follows
-	ring        [][]byte     // event n is in ring[n%most], whose memory is used again
+	ring        [][]byte     // event n is in ring[n%most]; the other slots hold nothing
 	first, next uint64       // the oldest event in the ring, and the one that will come
 	bytes       int          // of the events in the ring
 	metadata    []byte
@@ -110,25 +110,29 @@ func (s *stream) event(series, message []byte) {
 	if s.readers.Load() == 0 {
 		return
 	}
+	// What an event that gives way took serves the one that comes.
+	var memory []byte
 	for s.next-s.first == uint64(s.most) || s.bytes+len(message) > maxEvents { //nolint:gosec // most is positive
-		s.drop()
+		memory = s.drop()
+	}
+	if cap(memory) > 2*len(message)+keptSlack { // or in time each slot would be as large as the largest event
+		memory = nil
 	}
 	i := s.slot(s.next)
 	if i == len(s.ring) {
 		s.ring = append(s.ring, nil)
 	}
-	s.ring[i] = append(s.ring[i][:0], message...)
+	s.ring[i] = append(memory[:0], message...)
 	s.bytes += len(message)
 	s.next++
 }
 
-func (s *stream) drop() {
+func (s *stream) drop() (memory []byte) {
 	i := s.slot(s.first)
-	s.bytes -= len(s.ring[i])
-	if cap(s.ring[i]) > keptSlot {
-		s.ring[i] = nil
-	}
+	memory, s.ring[i] = s.ring[i], nil
+	s.bytes -= len(memory)
 	s.first++
+	return memory
 }
 
 func (s *stream) slot(n uint64) int {

@@ -140,6 +140,36 @@ func TestEventsAreBoundedInBytes(t *testing.T) {
 	require.Nil(t, s.ring)
 }
 
+// Memory that events of another size took is not kept either, in however long a ring.
+func TestTheRingKeepsNoMemoryOfOthers(t *testing.T) {
+	const most = 50_000
+	s := newStream(most, nil)
+	s.open()
+	p, _, _ := s.join()
+	kept := func() (n int) {
+		for _, slot := range s.ring {
+			n += cap(slot)
+		}
+		return n
+	}
+	for n := range 2 * most {
+		s.publish(numbered{}, numberedMetric(uint64(n), 4000))
+	}
+	require.LessOrEqual(t, kept(), 2*maxEvents, "what gave way to the bound in bytes")
+	for n := range 2 * most {
+		s.publish(numbered{}, numberedMetric(uint64(n), 60))
+	}
+	for n := range 10 * most { // in time there is a large one in each slot
+		size := 60
+		if n%17 == 0 {
+			size = 2000
+		}
+		s.publish(numbered{}, numberedMetric(uint64(n), size))
+	}
+	require.LessOrEqual(t, kept(), 2*s.bytes+2*most*keptSlack, "what large events left to small ones")
+	s.leave(&p)
+}
+
 func TestNothingIsKeptForNobody(*testing.T) {
 	s := newStream(10, nil)
 	s.open()
