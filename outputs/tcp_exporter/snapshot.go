@@ -24,7 +24,7 @@ func (s *snapshot) put(series, message []byte) {
 	if e, ok := s.series[string(series)]; ok {
 		last := e.Value.(*lastMessage) //nolint:errcheck,forcetypeassert // nothing else is in the list
 		s.bytes += len(message) - len(last.message)
-		last.message = append(last.message[:0], message...)
+		last.message = reuse(last.message, message)
 		s.order.MoveToBack(e)
 	} else {
 		last := &lastMessage{series: string(series), message: append([]byte(nil), message...)}

@@ -115,16 +115,22 @@ func (s *stream) event(series, message []byte) {
 	for s.next-s.first == uint64(s.most) || s.bytes+len(message) > maxEvents { //nolint:gosec // most is positive
 		memory = s.drop()
 	}
-	if cap(memory) > 2*len(message)+keptSlack { // or in time each slot would be as large as the largest event
-		memory = nil
-	}
 	i := s.slot(s.next)
 	if i == len(s.ring) {
 		s.ring = append(s.ring, nil)
 	}
-	s.ring[i] = append(memory[:0], message...)
+	s.ring[i] = reuse(memory, message)
 	s.bytes += len(message)
 	s.next++
+}
+
+// reuse copies a message into memory of an earlier one, if that is not far too large: in time each place for a message would
+// take as much as the largest one that was there.
+func reuse(memory, message []byte) []byte {
+	if cap(memory) > 2*len(message)+keptSlack {
+		memory = nil
+	}
+	return append(memory[:0], message...)
 }
 
 func (s *stream) drop() (memory []byte) {

@@ -200,6 +200,21 @@ func TestSnapshotKeepsTheLastOfEachSeries(t *testing.T) {
 	require.Len(t, s.series, 1)
 }
 
+// A series whose message once was large does not keep that memory.
+func TestSnapshotKeepsNoMemoryOfOthers(t *testing.T) {
+	s := newSnapshot(1000)
+	for n := range 100 {
+		series := fmt.Appendf(nil, "series %d", n)
+		s.put(series, make([]byte, wire.MaxMessage))
+		s.put(series, []byte("small"))
+	}
+	kept := 0
+	for e := s.order.Front(); e != nil; e = e.Next() {
+		kept += cap(e.Value.(*lastMessage).message) //nolint:errcheck,forcetypeassert // nothing else is in the list
+	}
+	require.LessOrEqual(t, kept, 100*2*keptSlack)
+}
+
 func TestSnapshot(t *testing.T) {
 	r := start(t, func(p *TCPExporter) { p.Snapshot, p.SnapshotSeries = true, 3 })
 	for n := range 5 { // nobody is there
