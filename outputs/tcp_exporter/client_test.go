@@ -28,7 +28,7 @@ import (
 // A slow client loses its own oldest events, which are counted. What it gets are whole frames, in order, and all metadata,
 // also what came while it did not read.
 func TestSlowClient(t *testing.T) {
-	r := start(t)
+	r := start(t, func(p *TCPExporter) { p.BufferSize = 1024 })
 	slow := r.join()
 	const n = 60_000
 	for i := 1; i <= n; i++ {
@@ -59,6 +59,20 @@ func TestSlowClient(t *testing.T) {
 
 	r.Add(sample(n + 2)) // it is in step again
 	require.Equal(t, n+2, slow.value())
+}
+
+// A gather comes all at once. A client that reads loses nothing of it, though it has no time to read meanwhile.
+func TestBurst(t *testing.T) {
+	r := start(t)
+	v := r.join()
+	const n = 50_000
+	for i := 1; i <= n; i++ {
+		r.Add(sample(i))
+	}
+	for i := 1; i <= n; i++ {
+		require.Equal(t, i, v.value())
+	}
+	require.Zero(t, r.server.stats.dropped.Get())
 }
 
 func TestOneOfTwoLeaves(t *testing.T) {
@@ -350,7 +364,9 @@ func TestManyClients(t *testing.T) {
 		n              = 20_000
 		perMillisecond = 10
 	)
-	r := start(t, func(p *TCPExporter) { p.MaxClients, p.WriteTimeout = clients+1, config.Duration(soon) })
+	r := start(t, func(p *TCPExporter) {
+		p.BufferSize, p.MaxClients, p.WriteTimeout = n/4, clients+1, config.Duration(soon)
+	})
 	stuck := r.join()
 	require.NoError(t, stuck.socket().SetReadBuffer(4096))
 	var got [clients]atomic.Int64
@@ -432,7 +448,7 @@ func heap() uint64 {
 // Clients that never read take no more memory than there is for a client, however much comes.
 func TestMemoryIsBounded(t *testing.T) {
 	const clients = 50
-	r := start(t)
+	r := start(t, func(p *TCPExporter) { p.BufferSize = 1024 })
 	for range clients {
 		r.join()
 	}
