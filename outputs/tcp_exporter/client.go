@@ -15,6 +15,7 @@ import (
 const (
 	gather        = 5 * time.Millisecond // between two writes to a client, so that what comes meanwhile shares the second
 	handshakeTime = 10 * time.Second
+	looks         = 8        // within write_timeout
 	sendBuffer    = 64 << 10 // of the kernel. What is there can no longer be dropped, and is old when it is read
 )
 
@@ -183,14 +184,21 @@ type patient struct {
 	timeout time.Duration
 }
 
+// Write looks several times within the timeout, so that it can tell when the last byte was taken.
 func (p patient) Write(b []byte) (n int, err error) {
+	taken := time.Now()
 	for {
-		if err := p.SetWriteDeadline(time.Now().Add(p.timeout)); err != nil {
+		if err := p.SetWriteDeadline(time.Now().Add(max(p.timeout/looks, time.Millisecond))); err != nil {
 			return n, err
 		}
 		m, err := p.Conn.Write(b[n:])
 		n += m
-		if m == 0 || n == len(b) || !errors.Is(err, os.ErrDeadlineExceeded) {
+		if n == len(b) || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
+		}
+		if m > 0 {
+			taken = time.Now()
+		} else if time.Since(taken) >= p.timeout {
 			return n, err
 		}
 	}

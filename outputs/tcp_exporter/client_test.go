@@ -75,6 +75,27 @@ func TestBurst(t *testing.T) {
 	require.Zero(t, r.server.stats.dropped.Get())
 }
 
+// The time begins when the last byte was taken, not when the write it belongs to would have ended.
+func TestWriteTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		here, there := net.Pipe()
+		defer func() { _, _ = here.Close(), there.Close() }()
+		go func() {
+			taken := make([]byte, 1)
+			for range 5 { // slow, but not stuck
+				time.Sleep(9 * time.Second) //nolint:forbidigo // in synctest's time
+				_, _ = there.Read(taken)
+			}
+		}()
+		began := time.Now()
+		n, err := patient{here, 10 * time.Second}.Write(make([]byte, 100))
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		require.Equal(t, 5, n)
+		require.GreaterOrEqual(t, time.Since(began), 55*time.Second)
+		require.LessOrEqual(t, time.Since(began), 58*time.Second)
+	})
+}
+
 func TestOneOfTwoLeaves(t *testing.T) {
 	for name, leave := range leaves {
 		t.Run(name, func(t *testing.T) {
