@@ -22,7 +22,10 @@ type serialized struct {
 	naming     naming
 	serializer telegraf.Serializer
 	stats      *stats
-	series     []byte // memory that is used again
+
+	// Memory that is used again.
+	series []byte
+	keys   []string
 }
 
 func (e *serialized) encode(s *stream, m telegraf.Metric) {
@@ -40,12 +43,27 @@ func (e *serialized) encode(s *stream, m telegraf.Metric) {
 		return
 	}
 	if s.last != nil {
-		e.series = append(append(e.series[:0], m.Name()...), 0)
-		for _, tag := range m.TagList() {
-			e.series = wire.AppendLabel(e.series, tag.Key, tag.Value)
-		}
+		e.identify(m)
 	}
 	s.event(e.series, message)
+}
+
+// identify makes series what metrics have in common that tell the same: the name, the tags, and the names of the fields.
+// Inputs may give fields in any order.
+func (e *serialized) identify(m telegraf.Metric) {
+	e.keys = e.keys[:0]
+	for _, field := range m.FieldList() {
+		e.keys = append(e.keys, field.Key)
+	}
+	slices.Sort(e.keys)
+	e.series = append(append(e.series[:0], m.Name()...), 0)
+	for _, tag := range m.TagList() {
+		e.series = wire.AppendLabel(e.series, tag.Key, tag.Value)
+	}
+	e.series = append(e.series, 0) // with which no label begins
+	for _, key := range e.keys {
+		e.series = append(append(e.series, key...), 0)
+	}
 }
 
 // newSerializer makes the serializer of a format. With data_format Telegraf makes it, with the serializer's own options.

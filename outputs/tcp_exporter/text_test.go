@@ -1,6 +1,7 @@
 package tcp_exporter
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"io"
@@ -166,4 +167,28 @@ func TestTextSnapshotAndNaming(t *testing.T) {
 		require.Equal(t, "site_load", got.Name)
 		require.Equal(t, map[string]float64{"system": want}, got.Fields)
 	}
+}
+
+// A series is a name, tags and a field, so metrics that share the first two hide each other only if they have the same fields.
+func TestTextSnapshotHasAllFields(t *testing.T) {
+	r := start(t, func(p *TCPExporter) { p.Format, p.Snapshot = "influx", true })
+	several := func(a, b int) telegraf.Metric {
+		return metric.New("load", map[string]string{"host": "a"}, map[string]any{"one": a, "two": b, "three": 3, "four": 4}, at)
+	}
+	for n := range 50 { // the order of fields is not always the same
+		r.Add(several(n, 2*n))
+	}
+	r.Add(one("load", map[string]string{"host": "a"}, "system", 5))
+	r.Add(one("load", map[string]string{"host": "a"}, "user", 6))
+	r.Add(one("load", map[string]string{"host": "a"}, "system", 7))
+	r.Add(one("load", map[string]string{"host": "a", "system": ""}, "user", 8)) // an empty tag is not in line protocol
+	r.Add(one("end", nil, "end", 1))
+	lines := bufio.NewScanner(r.dial())
+	var got []string
+	for lines.Scan() && !strings.HasPrefix(lines.Text(), "end ") {
+		got = append(got, strings.Fields(lines.Text())[1])
+	}
+	require.Len(t, got, 4)
+	require.ElementsMatch(t, []string{"one=49i", "two=98i", "three=3i", "four=4i"}, strings.Split(got[0], ","))
+	require.Equal(t, []string{"user=6i", "system=7i", "user=8i"}, got[1:])
 }
