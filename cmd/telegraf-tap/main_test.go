@@ -389,3 +389,25 @@ func TestShort(t *testing.T) {
 		require.Equal(t, want, short(v))
 	}
 }
+
+// A server cannot make this command remember without bound, neither by many names nor by long ones.
+func TestWhatIsRememberedIsBounded(t *testing.T) {
+	const most = maxBytes / wire.MaxMessage
+	name := func(n int) string { return fmt.Sprint(n) + strings.Repeat("x", wire.MaxMessage) }
+	s := &source{metadata: make(map[nameAndType]*wire.Metadata)}
+	table := newTable()
+	for n := range most + 5 {
+		require.NoError(t, s.take(&wire.Event{Event: &wire.Event_Metadata{Metadata: &wire.Metadata{Name: name(n)}}}, table))
+		require.NoError(t, table.event(event{name: name(n), operation: "set_gauge"}))
+	}
+	require.InDelta(t, most, len(s.metadata), 2)
+	require.InDelta(t, most, len(table.rows), 2)
+	require.Equal(t, most+5-len(table.rows), table.more)
+
+	// What is known may change as often as it likes.
+	known := &wire.Metadata{Name: name(0), Unit: &wire.Metadata_UnitValue{UnitValue: "bytes"}}
+	for range 2 * most {
+		require.NoError(t, s.take(&wire.Event{Event: &wire.Event_Metadata{Metadata: known}}, table))
+	}
+	require.Equal(t, "bytes", s.metadata[nameAndType{name: known.GetName()}].GetUnitValue())
+}

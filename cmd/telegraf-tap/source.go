@@ -12,6 +12,7 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"google.golang.org/protobuf/encoding/protodelim"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/edgetide/telegraf-victorialogs/outputs/tcp_exporter/wire"
 )
@@ -26,6 +27,7 @@ type source struct {
 	limited bool
 
 	metadata map[nameAndType]*wire.Metadata
+	bytes    int // of metadata
 }
 
 type nameAndType struct {
@@ -33,8 +35,11 @@ type nameAndType struct {
 	kind wire.Metadata_MetricType
 }
 
-// maxNames bounds what a server can make this command remember: names with metadata, and series in the table.
-const maxNames = 100_000
+// What a server can make this command remember: names with metadata, and again series in the table.
+const (
+	maxNames = 100_000
+	maxBytes = 64 << 20
+)
 
 // sink is what shows events. Both methods are called on one goroutine.
 type sink interface {
@@ -145,8 +150,10 @@ func (s *source) explain(err, broken error) error {
 func (s *source) take(e *wire.Event, to sink) error {
 	if m := e.GetMetadata(); m != nil {
 		key := nameAndType{m.GetName(), m.GetMetricType()}
-		if _, ok := s.metadata[key]; ok || len(s.metadata) < maxNames {
-			s.metadata[key] = m
+		old, known := s.metadata[key]
+		bytes := s.bytes + proto.Size(m) - proto.Size(old)
+		if bytes <= maxBytes && (known || len(s.metadata) < maxNames) {
+			s.metadata[key], s.bytes = m, bytes
 		}
 		return nil
 	}

@@ -28,6 +28,7 @@ type table struct {
 
 	mu     sync.Mutex // guards what follows
 	rows   map[string]*row
+	bytes  int // of the series' names
 	more   int // events of series that there was no room for
 	events uint64
 	state  string // of the connection
@@ -43,11 +44,12 @@ func (t *table) event(e event) error {
 	key := e.kind.String() + e.series()
 	r, ok := t.rows[key]
 	if !ok {
-		if len(t.rows) >= maxNames {
+		if len(t.rows) >= maxNames || t.bytes+len(key) > maxBytes {
 			t.more++
 			return nil
 		}
-		r = &row{series: e.series(), kind: e.kind}
+		t.bytes += len(key)
+		r = &row{series: key[len(e.kind.String()):], kind: e.kind}
 		t.rows[key] = r
 	}
 	r.update(e, time.Now())
