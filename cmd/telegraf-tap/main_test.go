@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -410,4 +411,72 @@ func TestWhatIsRememberedIsBounded(t *testing.T) {
 		require.NoError(t, s.take(&wire.Event{Event: &wire.Event_Metadata{Metadata: known}}, table))
 	}
 	require.Equal(t, "bytes", s.metadata[nameAndType{name: known.GetName()}].GetUnitValue())
+}
+
+// stoppedScreen is a terminal that takes nothing until it is told to go on.
+type stoppedScreen struct {
+	tcell.SimulationScreen
+
+	shows, goOn chan struct{}
+}
+
+func (s stoppedScreen) Show() {
+	close(s.shows)
+	<-s.goOn
+}
+
+// A terminal that is stopped, as by Ctrl-S, or slow, does not hold up the events, or the server would drop them.
+func TestDrawingHoldsUpNoEvents(t *testing.T) {
+	screen := stoppedScreen{tcell.NewSimulationScreen("UTF-8"), make(chan struct{}), make(chan struct{})}
+	require.NoError(t, screen.Init())
+	defer screen.Fini()
+	table := newTable()
+	drawn := make(chan struct{})
+	go func() {
+		table.draw(screen, at)
+		close(drawn)
+	}()
+	<-screen.shows
+	taken := make(chan struct{})
+	go func() {
+		_ = table.event(event{name: "load", operation: "set_gauge"})
+		close(taken)
+	}()
+	select {
+	case <-taken:
+	case <-time.After(3 * time.Second):
+		t.Error("the event waits for the terminal")
+	}
+	close(screen.goOn)
+	<-drawn
+	<-taken
+}
+
+// On a narrow terminal other columns give way to the series.
+func TestNarrowTable(t *testing.T) {
+	table := newTable()
+	name := "cpu_usage_guest_nice"
+	require.NoError(t, table.event(event{name: name, labels: map[string]string{"cpu": "cpu-total"}, operation: "set_gauge", kind: wire.Metadata_GAUGE, value: 97.5}))
+	for width, want := range map[int][]string{
+		160: {"RATE/s", "LAST", "AGE", "▁"}, 80: {"RATE/s", "LAST", "AGE", "▁"}, 74: {"RATE/s", "LAST", "AGE"}, 70: {"RATE/s", "LAST"},
+		60: {"LAST"}, 40: {"LAST"},
+	} {
+		screen := tcell.NewSimulationScreen("UTF-8")
+		require.NoError(t, screen.Init())
+		screen.SetSize(width, 5)
+		table.draw(screen, at)
+		shown := contents(screen)
+		require.Contains(t, shown, name, width)
+		require.Contains(t, shown, "97.500", width)
+		if width >= 60 {
+			require.Contains(t, shown, name+`{cpu="cpu-total"}`, width)
+		}
+		for _, column := range []string{"RATE/s", "LAST", "AGE", "▁"} {
+			require.Equal(t, slices.Contains(want, column), strings.Contains(shown, column), "%d %s", width, column)
+		}
+		screen.Fini()
+	}
+	for width := range 40 {
+		newLayout(width).columns("1", "2", "3", strings.Repeat(" ", points))
+	}
 }

@@ -24,12 +24,15 @@ var errScreen = errors.New("cannot show a table")
 type table struct {
 	// Of the screen's loop alone.
 	byRate, paused bool
-	top            int // first row on the screen
+	top            int    // first row on the screen
+	shown          []*row // in their order
+	shownByRate    bool   // which it was
 
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards what follows, and in rows what changes
 	rows   map[string]*row
-	bytes  int // of the series' names
-	more   int // events of series that there was no room for
+	added  []*row // not shown yet
+	bytes  int    // of the series' names
+	more   int    // events of series that there was no room for
 	events uint64
 	state  string // of the connection
 }
@@ -51,6 +54,7 @@ func (t *table) event(e event) error {
 		t.bytes += len(key)
 		r = &row{series: key[len(e.kind.String()):], kind: e.kind}
 		t.rows[key] = r
+		t.added = append(t.added, r)
 	}
 	r.update(e, time.Now())
 	return nil
@@ -65,9 +69,11 @@ func (t *table) status(text string) {
 
 // row is one series.
 type row struct {
-	series string
+	series string // as kind, it does not change
 	kind   wire.Metadata_MetricType
-	unit   string
+	order  float64 // the rate as the screen's loop last saw it; it alone uses this
+
+	unit string
 
 	value float64
 	seen  time.Time
@@ -229,25 +235,44 @@ func (t *table) key(screen tcell.Screen, e tcell.Event) bool {
 
 const headLines = 2
 
+// sort puts rows in their order. While it compares them, events come in.
+func (t *table) sort() {
+	t.mu.Lock()
+	sorted := !t.byRate && !t.shownByRate && len(t.added) == 0
+	t.shown, t.added, t.shownByRate = append(t.shown, t.added...), nil, t.byRate
+	if t.byRate {
+		for _, r := range t.shown {
+			r.order = r.rate
+		}
+	}
+	t.mu.Unlock()
+	if sorted {
+		return
+	}
+	slices.SortFunc(t.shown, func(a, b *row) int {
+		if t.byRate && a.order != b.order {
+			return cmp.Compare(b.order, a.order)
+		}
+		return cmp.Or(strings.Compare(a.series, b.series), cmp.Compare(a.kind, b.kind))
+	})
+}
+
 // draw draws what there is room for.
 func (t *table) draw(screen tcell.Screen, now time.Time) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	rows := make([]*row, 0, len(t.rows))
-	for _, r := range t.rows {
-		rows = append(rows, r)
-	}
-	slices.SortFunc(rows, func(a, b *row) int {
-		if t.byRate && a.rate != b.rate {
-			return cmp.Compare(b.rate, a.rate)
-		}
-		return cmp.Or(cmp.Compare(a.series, b.series), cmp.Compare(a.kind, b.kind))
-	})
+	t.sort()
+	t.put(screen, now)
+	screen.Show() // waits for the terminal
+}
+
+func (t *table) put(screen tcell.Screen, now time.Time) {
 	screen.Clear()
 	width, height := screen.Size()
-	t.top = max(min(t.top, len(rows)-max(height-headLines, 1)), 0)
+	layout := newLayout(width)
+	t.top = max(min(t.top, len(t.shown)-max(height-headLines, 1)), 0)
 
-	head := fmt.Sprintf("%s   %d series, %d events", visible(t.state), len(rows), t.events)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	head := fmt.Sprintf("%s   %d series, %d events", visible(t.state), len(t.rows), t.events)
 	if t.more > 0 {
 		head += fmt.Sprintf(", %d more of series that there is no room for", t.more)
 	}
@@ -256,8 +281,8 @@ func (t *table) draw(screen tcell.Screen, now time.Time) {
 	}
 	screen.PutStr(0, 0, head)
 	bold := tcell.StyleDefault.Bold(true).Reverse(true)
-	putRow(screen, 1, width, "SERIES", columns("RATE/s", "LAST", "AGE", "")+strings.Repeat(" ", points), bold)
-	for y, r := range rows[t.top:] {
+	putRow(screen, 1, width, "SERIES", layout.columns("RATE/s", "LAST", "AGE", strings.Repeat(" ", points)), bold)
+	for y, r := range t.shown[t.top:] {
 		if y+headLines >= height {
 			break
 		}
@@ -269,13 +294,49 @@ func (t *table) draw(screen tcell.Screen, now time.Time) {
 		if now.Sub(r.seen) > time.Minute {
 			style = style.Dim(true)
 		}
-		putRow(screen, y+headLines, width, r.series, columns(short(r.rate), last, age(now.Sub(r.seen)), r.sparkline()), style)
+		putRow(screen, y+headLines, width, r.series, layout.columns(short(r.rate), last, age(now.Sub(r.seen)), r.sparkline()), style)
 	}
-	screen.Show()
 }
 
-func columns(rate, last, age, spark string) string {
-	return fmt.Sprintf("  %9s  %14s  %4s  %s", rate, last, age, spark)
+// layout says which columns there is room for beside the series, without whose names the others tell nothing.
+type layout struct {
+	rate, age bool
+	spark     int // points
+}
+
+// seriesWidth is what the series has before another column has anything.
+const seriesWidth = 40
+
+func newLayout(width int) (l layout) {
+	left := width - seriesWidth - 16 // of the last value, which is always there
+	take := func(n int) bool {
+		if left < n {
+			return false
+		}
+		left -= n
+		return true
+	}
+	l.rate = take(11)
+	l.age = l.rate && take(6)
+	if l.age {
+		l.spark = max(min(left-2, points), 0)
+	}
+	return l
+}
+
+func (l layout) columns(rate, last, age, spark string) string {
+	line := fmt.Sprintf("  %14s", last)
+	if l.rate {
+		line = fmt.Sprintf("  %9s", rate) + line
+	}
+	if l.age {
+		line += fmt.Sprintf("  %4s", age)
+	}
+	if l.spark > 0 {
+		r := []rune(spark)
+		line += "  " + string(r[len(r)-l.spark:])
+	}
+	return line
 }
 
 // putRow puts the series at the left, and the columns over it at the right.
