@@ -15,6 +15,8 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/gdamore/tcell/v2"
@@ -117,7 +119,7 @@ func (a *app) prepare(o *options, args []string) (*source, error) {
 		return nil, errors.New("say where to connect, as HOST:PORT, such as 127.0.0.1:5000")
 	}
 	host, port, err := net.SplitHostPort(args[0])
-	if err != nil || port == "" {
+	if number, e := strconv.ParseUint(port, 10, 16); err != nil || e != nil || number == 0 {
 		return nil, fmt.Errorf("%q: must be HOST:PORT, such as 127.0.0.1:5000", args[0])
 	}
 	switch shown := btoi(o.table) + btoi(o.lines) + btoi(o.json); {
@@ -137,13 +139,16 @@ func (a *app) prepare(o *options, args []string) (*source, error) {
 	}
 	config, err := tlsconf.Client(&o.tls)
 	if err != nil {
-		return nil, err
+		return nil, errors.New(asFlags.Replace(err.Error()))
 	}
 	if config != nil && config.ServerName == "" {
 		config.ServerName = host
 	}
 	return &source{address: args[0], tls: config, once: o.once, keep: keep, left: o.count, limited: o.count > 0}, nil
 }
+
+// asFlags names flags in errors that name options of plugins.
+var asFlags = strings.NewReplacer("tls_ca =", "--tls-ca =", "tls_cert =", "--tls-cert =", "tls_key =", "--tls-key =")
 
 func btoi(b bool) int {
 	if b {

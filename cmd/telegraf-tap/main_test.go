@@ -252,10 +252,13 @@ func TestCannotRun(t *testing.T) {
 		"--table a:1":                  "needs a terminal",
 		"--label a a:1":                "KEY=VALUE",
 		"--name [ a:1":                 "--name",
-		"--tls-ca /absent a:1":         "tls_ca",
+		"--tls-ca /absent a:1":         `--tls-ca = "/absent"`,
+		"127.0.0.1:99999":              `"127.0.0.1:99999": must be HOST:PORT`,
+		"127.0.0.1:0":                  "HOST:PORT",
+		"127.0.0.1:nonsense":           "HOST:PORT",
 		"--count x a:1":                "--count",
 		"--nonsense":                   "--nonsense",
-		"--tls-cert /etc/hostname a:1": "tls_key",
+		"--tls-cert /etc/hostname a:1": `--tls-key = ""`,
 	} {
 		code, out, errors := tap(t, strings.Fields(args)...)
 		require.Equal(t, exitCannotRun, code, args)
@@ -444,7 +447,7 @@ func TestDrawingHoldsUpNoEvents(t *testing.T) {
 	}()
 	select {
 	case <-taken:
-	case <-time.After(3 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Error("the event waits for the terminal")
 	}
 	close(screen.goOn)
