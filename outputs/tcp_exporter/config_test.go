@@ -149,21 +149,3 @@ func TestReadmeShowsTheSample(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, string(readme), "```toml\n"+sampleConfig+"```\n")
 }
-
-// Each self-metric and each reason is explained.
-func TestReadmeNamesAllSelfMetrics(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
-	require.NoError(t, err)
-	c := selfstat.NewCollector(map[string]string{"test": t.Name()})
-	t.Cleanup(c.UnregisterAll)
-	newStats(c)
-	for _, m := range selfstat.Metrics() {
-		if m.Name() != "internal_tcp_exporter" || m.Tags()["test"] != t.Name() {
-			continue
-		}
-		for _, field := range m.FieldList() {
-			require.Contains(t, string(readme), "| `"+field.Key+"` |")
-		}
-		require.Contains(t, string(readme), m.Tags()["reason"])
-	}
-}

@@ -78,7 +78,7 @@ type Description struct {
 func New() *TCPExporter {
 	return &TCPExporter{
 		Listen:         "127.0.0.1:5000",
-		BufferSize:     65536,
+		BufferSize:     1024,
 		MaxClients:     64,
 		WriteTimeout:   config.Duration(10 * time.Second),
 		SnapshotSeries: 10000,
