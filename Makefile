@@ -146,6 +146,12 @@ fuzz: ## Run each fuzz target for FUZZTIME.
 bench: bin/telegraf bin/telegraf-execd ## Run all benchmarks, the side-by-side ones in bench/ among them.
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
+.PHONY: docs
+docs: ## Write docs/configuration.md, from the plugins' samples.
+	mkdir -p .build
+	$(GO) run ./internal/configdoc > .build/configuration.md
+	mv .build/configuration.md docs/configuration.md
+
 .PHONY: licences
 licences: .build/go.mod ## Check the licences of all that is built in.
 	$(GO) run ./internal/licences ./cmd/... ./plugins/...
