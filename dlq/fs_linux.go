@@ -37,5 +37,5 @@ func freeSpace(path string) (int64, error) {
 	if err := unix.Statfs(path, &s); err != nil {
 		return 0, err
 	}
-	return int64(s.Bavail) * s.Bsize, nil //nolint:gosec // file systems are smaller
+	return int64(s.Bavail) * int64(s.Bsize), nil //nolint:gosec,unconvert // file systems are smaller; 32 bits on ARM
 }

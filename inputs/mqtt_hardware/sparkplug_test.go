@@ -53,7 +53,7 @@ func TestSparkplugManyMetrics(t *testing.T) {
 	for _, m := range metrics {
 		requireValid(t, m)
 		require.LessOrEqual(t, len(m.FieldList()), maxFields)
-		require.EqualValues(t, 1714979202000, m.Time().UnixMilli())
+		require.EqualValues(t, int64(1714979202000), m.Time().UnixMilli())
 		require.Equal(t, int64(1), m.Fields()["seq"])
 		maps.Copy(all, m.Fields())
 	}
@@ -65,7 +65,7 @@ func TestSparkplugManyTimes(t *testing.T) {
 	p := newPlugin(t, func(*MQTTHardware) {})
 	var text strings.Builder
 	for i := range maxEvents + 100 {
-		fmt.Fprintf(&text, "metrics { name: \"m\" timestamp: %d int_value: 1 }\n", 1714979202000+i)
+		fmt.Fprintf(&text, "metrics { name: \"m\" timestamp: %d int_value: 1 }\n", 1714979202000+int64(i))
 	}
 	metrics, malformed := sparkplugMetrics(t, p, nodeData, text.String())
 	require.True(t, malformed)
