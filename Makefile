@@ -17,8 +17,13 @@ UNIT = $$($(GO) list ./... | grep -v '^$(E2E)$$')
 TELEGRAF_TAGS ?=
 EDGE_TAGS := $(shell cat telegraf.tags)
 
+# All commands of ours that are released; the quickstart is for a clone.
+COMMANDS := $(filter-out quickstart,$(notdir $(wildcard cmd/*)))
+COMMAND_LDFLAGS = -s -w -X main.version=$(VERSION)
+
 GO ?= go
-LINT = GOLANGCI_LINT_CACHE=$(CURDIR)/.build/lint $(GO) tool -modfile=tools/go.mod golangci-lint
+LINT_CACHE = GOLANGCI_LINT_CACHE=$(CURDIR)/.build/lint
+LINT = $(LINT_CACHE) $(GO) tool -modfile=tools/go.mod golangci-lint
 DURATION ?=
 BUILD_FLAGS ?=
 
@@ -27,7 +32,7 @@ help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: bin/telegraf bin/telegraf-execd bin/telegraf-tap bin/dlq bin/quickstart ## Build bin/telegraf, with our plugins, and the other commands.
+build: bin/telegraf $(COMMANDS:%=bin/%) bin/quickstart ## Build bin/telegraf, with our plugins, and the other commands.
 
 # Telegraf's command line can only be built inside Telegraf's module, and its internal packages cannot be imported from
 # outside. So its sources are copied out of the module cache, one file that imports our plugins is added, and the copy
@@ -64,9 +69,9 @@ bin/telegraf: .build/go.mod
 		-tags "custom $(EDGE_TAGS) $(TELEGRAF_TAGS)" -ldflags "$(TELEGRAF_LDFLAGS)" \
 		github.com/influxdata/telegraf/cmd/telegraf
 
-.PHONY: bin/telegraf-execd
-bin/telegraf-execd:
-	$(GO) build $(BUILD_FLAGS) -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $@ ./cmd/telegraf-execd
+.PHONY: $(COMMANDS:%=bin/%) bin/quickstart
+$(COMMANDS:%=bin/%) bin/quickstart:
+	$(GO) build $(BUILD_FLAGS) -trimpath -ldflags "$(COMMAND_LDFLAGS)" -o $@ ./cmd/$(@F)
 
 # A Telegraf that is not ours, for the tests of bin/telegraf-execd: the module as it is published, built from the cache.
 STOCK_TAGS = custom inputs.execd inputs.internal outputs.execd outputs.file parsers.influx serializers.influx
@@ -81,18 +86,6 @@ STOCK_TAGS = custom inputs.execd inputs.internal outputs.execd outputs.file pars
 		-ldflags "-s -w -X github.com/influxdata/telegraf/internal.Version=$(TELEGRAF_VERSION)" \
 		github.com/influxdata/telegraf/cmd/telegraf
 
-.PHONY: bin/dlq
-bin/dlq:
-	$(GO) build -trimpath -o $@ ./cmd/dlq
-
-.PHONY: bin/telegraf-tap
-bin/telegraf-tap:
-	$(GO) build -trimpath -o $@ ./cmd/telegraf-tap
-
-.PHONY: bin/quickstart
-bin/quickstart:
-	$(GO) build -trimpath -o $@ ./cmd/quickstart
-
 .PHONY: run
 run: build ## The main job, to look at: MQTT and hardware into VictoriaLogs. DURATION=20s ends by itself.
 	bin/quickstart $(if $(DURATION),-duration $(DURATION))
@@ -100,6 +93,7 @@ run: build ## The main job, to look at: MQTT and hardware into VictoriaLogs. DUR
 .PHONY: test
 test: bin/telegraf bin/telegraf-execd bin/telegraf-tap bin/dlq .build/telegraf-stock ## Run all tests; those of MQTT sessions with both versions of the protocol.
 	$(GO) test $(PARALLEL) ./...
+	$(GO) test -C tools ./...
 	MQTT_PROTOCOL=5 $(GO) test $(PARALLEL) -run Session ./inputs/mqtt_hardware
 
 .PHONY: race
@@ -130,6 +124,7 @@ fmt: ## Format the code.
 .PHONY: lint
 lint: ## Lint the code.
 	$(LINT) run
+	cd tools && $(LINT_CACHE) $(GO) tool golangci-lint run --config ../.golangci.yml ./...
 
 FUZZTIME ?= 30s
 
@@ -177,3 +172,5 @@ tidy-check:
 .PHONY: check
 check: tidy-check lint build licences vuln race ## All that CI runs: this and `make test`.
 	$(MAKE) test
+
+include packaging/dist.mk

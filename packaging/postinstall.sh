@@ -1,0 +1,29 @@
+#!/bin/sh
+# dpkg calls it with "configure" and the version that was there before, if any; rpm with 1 at the first installation and
+# with 2 at an upgrade.
+set -e
+
+UNIT=telegraf-victorialogs.service
+
+case "$1" in
+configure) [ -n "$2" ] && upgrade=yes || upgrade=no ;;
+1) upgrade=no ;;
+2) upgrade=yes ;;
+*) exit 0 ;;
+esac
+
+if [ -d /run/systemd/system ]; then
+	systemctl daemon-reload
+	if [ "$upgrade" = yes ]; then
+		systemctl try-restart "$UNIT"
+	fi
+fi
+
+# Not started by itself: before it knows where to, it would only fill the disk with dead letters.
+if [ "$upgrade" = no ]; then
+	cat <<-END
+		telegraf-victorialogs is installed and not started yet. Say where from and where to in
+		  /etc/telegraf-victorialogs/environment and /etc/telegraf-victorialogs/telegraf.conf, then
+		  systemctl enable --now telegraf-victorialogs
+	END
+fi
