@@ -49,3 +49,18 @@ dist-platform:
 	@set -e; for packager in $(DIST_PACKAGES); do \
 		ARCH=$(subst armv,arm,$(DIST_ARCH)) VERSION=$(VERSION) TREE=$(DIST_TREE) SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) \
 			$(NFPM) package --config packaging/nfpm.yaml --packager $$packager --target dist; done
+
+# The deb of this machine, once more with a higher version, and a small Debian to put them into. All of it needs root and
+# debootstrap; without them the test is skipped and says so.
+DEB_ARCH := $(shell dpkg --print-architecture 2>/dev/null)
+
+.PHONY: dist-test
+dist-test: ## Install, run, upgrade, remove and purge the deb of dist/ in a scratch root, as root and with debootstrap.
+	rm -rf .build/dist/debs && mkdir -p .build/dist/debs
+	cp dist/telegraf-victorialogs_$(VERSION)-1_$(DEB_ARCH).deb .build/dist/debs/first.deb
+	ARCH=$(DEB_ARCH) VERSION=9.9.9 TREE=.build/dist/telegraf-victorialogs_$(VERSION)_linux_$(DEB_ARCH)/usr \
+		$(NFPM) package --config packaging/nfpm.yaml --packager deb --target .build/dist/debs/second.deb
+	@if [ ! -d .build/dist/debian ] && [ "$$(id -u)" = 0 ] && command -v debootstrap >/dev/null; then \
+		rm -rf .build/dist/debian.part && debootstrap --variant=minbase --include=systemd,systemd-sysv stable \
+			.build/dist/debian.part && mv .build/dist/debian.part .build/dist/debian; fi
+	DIST_TEST=1 $(GO) test -count=1 -v -run '^TestDeb' ./packaging

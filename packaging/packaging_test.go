@@ -1,0 +1,188 @@
+package packaging
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	unitFile = "telegraf-victorialogs.service"
+	user     = "telegraf-victorialogs"
+	etc      = "/etc/telegraf-victorialogs"
+	state    = "/var/lib/telegraf-victorialogs"
+	program  = "/usr/lib/telegraf-victorialogs/telegraf"
+)
+
+// unit is what systemd would read of the service: the values of each key, in their order.
+type unit map[string][]string
+
+func readUnit(t *testing.T, path string) unit {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	require.NoError(t, err)
+	u := unit{}
+	for line := range strings.Lines(string(content)) {
+		line = strings.TrimSpace(line)
+		key, value, ok := strings.Cut(line, "=")
+		if ok && !strings.HasPrefix(line, "#") {
+			u[key] = append(u[key], value)
+		}
+	}
+	return u
+}
+
+// readEnvironment reads lines of NAME=value, also those that are commented out.
+func readEnvironment(t *testing.T, path string) (set, commented map[string]string) {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	require.NoError(t, err)
+	set, commented = map[string]string{}, map[string]string{}
+	assignment := regexp.MustCompile(`(?m)^(#?)([A-Z_]+)=(.*)$`)
+	for _, match := range assignment.FindAllStringSubmatch(string(content), -1) {
+		if match[1] == "" {
+			set[match[2]] = match[3]
+		} else {
+			commented[match[2]] = match[3]
+		}
+	}
+	return set, commented
+}
+
+// command is ExecStart's words, with the environment in its $NAMEs, as systemd splits it.
+func (u unit) command(environment map[string]string) []string {
+	var words []string
+	for word := range strings.FieldsSeq(u["ExecStart"][0]) {
+		if name, ok := strings.CutPrefix(word, "$"); ok {
+			words = append(words, strings.Fields(environment[name])...)
+			continue
+		}
+		words = append(words, word)
+	}
+	return words
+}
+
+// The unit's own command line, with the files where they are in the repository, samples once and ends well.
+func TestCommandOfUnit(t *testing.T) {
+	t.Parallel()
+	agent := filepath.Join("..", "bin", "telegraf")
+	_, err := os.Stat(agent)
+	require.NoError(t, err, "make build makes bin/telegraf; make test does it first")
+
+	u := readUnit(t, unitFile)
+	environment, _ := readEnvironment(t, "environment")
+	place := map[string]string{
+		program:                agent,
+		etc + "/telegraf.conf": filepath.Join("..", "sample.conf"),
+		etc + "/telegraf.d":    t.TempDir(),
+	}
+	command := u.command(environment)
+	for i, word := range command {
+		if strings.HasPrefix(word, "/") {
+			require.Contains(t, place, word, "ExecStart names a file that the packages do not have")
+			command[i] = place[word]
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, command[0], append(command[1:], "--test")...)
+	for name, value := range environment {
+		cmd.Env = append(cmd.Env, name+"="+value)
+	}
+	cmd.Env = append(cmd.Env, "MQTT_LISTEN=tcp://127.0.0.1:0", "DEAD_LETTERS="+t.TempDir())
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Contains(t, string(out), "> hardware_uptime")
+}
+
+// What the configuration takes from the environment the environment file names, and nothing else.
+func TestEnvironmentOfConfiguration(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile(filepath.Join("..", "sample.conf"))
+	require.NoError(t, err)
+	var used []string
+	for _, match := range regexp.MustCompile(`\$\{([A-Z_]+)`).FindAllStringSubmatch(string(content), -1) {
+		used = append(used, match[1])
+	}
+
+	u := readUnit(t, unitFile)
+	require.Contains(t, u["ExecStart"][0], " $TELEGRAF_OPTS")
+	set, commented := readEnvironment(t, "environment")
+	var named []string
+	for _, names := range []map[string]string{set, commented} {
+		for name := range names {
+			named = append(named, name)
+		}
+	}
+	require.ElementsMatch(t, append(slices.Compact(slices.Sorted(slices.Values(used))), "TELEGRAF_OPTS"), named)
+	require.Equal(t, []string{"DEAD_LETTERS=" + commented["DEAD_LETTERS"]}, u["Environment"],
+		"the unit has the default that the environment file names")
+}
+
+// systemd's own opinion of the unit: every line understood, and an exposure of at most 2.1 of 10.
+func TestUnit(t *testing.T) {
+	t.Parallel()
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("systemd-analyze is not installed")
+	}
+	content, err := os.ReadFile(unitFile)
+	require.NoError(t, err)
+	dir := t.TempDir()
+	executable := filepath.Join(dir, "telegraf") // verify wants one
+	require.NoError(t, os.WriteFile(executable, nil, 0o755))
+	path := filepath.Join(dir, unitFile)
+	require.NoError(t, os.WriteFile(path, bytes.ReplaceAll(content, []byte(program), []byte(executable)), 0o600))
+
+	out, err := exec.CommandContext(t.Context(), analyze, "verify", "--man=no", path).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	var about []string
+	for scanner := bufio.NewScanner(bytes.NewReader(out)); scanner.Scan(); {
+		if strings.Contains(scanner.Text(), unitFile) { // others' units are others' business
+			about = append(about, scanner.Text())
+		}
+	}
+	require.Empty(t, about)
+
+	out, err = exec.CommandContext(t.Context(), analyze, "security", "--offline=true", "--threshold=21", path).CombinedOutput()
+	if err != nil && strings.Contains(string(out), "unrecognized option") {
+		t.Skip("systemd-analyze is older than 250 and cannot judge a file")
+	}
+	require.NoError(t, err, "%s", out)
+}
+
+// The scripts of the packages run under any sh, and their users and directories are the unit's.
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" {
+		t.Skip("there is no sh")
+	}
+	scripts, err := filepath.Glob("*.sh")
+	require.NoError(t, err)
+	require.Len(t, scripts, 4)
+	u := readUnit(t, unitFile)
+	require.Equal(t, []string{user}, u["User"])
+	require.Equal(t, []string{filepath.Base(state) + " " + filepath.Base(state) + "/dead-letters"}, u["StateDirectory"])
+	for _, script := range scripts {
+		out, err := exec.CommandContext(t.Context(), "sh", "-n", script).CombinedOutput()
+		require.NoError(t, err, "%s: %s", script, out)
+		content, err := os.ReadFile(script)
+		require.NoError(t, err)
+		for name, value := range map[string]string{"USER": user, "STATE": state, "UNIT": unitFile} {
+			for _, match := range regexp.MustCompile(`(?m)^`+name+`=(.*)$`).FindAllStringSubmatch(string(content), -1) {
+				require.Equal(t, value, match[1], "%s in %s", name, script)
+			}
+		}
+	}
+}
