@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 
 	gopsutilhost "github.com/shirou/gopsutil/v4/host"
 	"github.com/shirou/gopsutil/v4/sensors"
@@ -13,7 +14,13 @@ import (
 
 // Elsewhere than on Linux there is what gopsutil reads.
 
-func none(*scope) source { return func(context.Context) ([]reading, error) { return nil, errNone } }
+// notRead is what this plugin reads on Linux alone. The host may well have it.
+type notRead struct{}
+
+func (notRead) Error() string        { return "it is read on Linux alone, not on " + runtime.GOOS }
+func (notRead) Is(target error) bool { return target == errNone } //nolint:errorlint // that is what Is is for
+
+func none(*scope) source { return func(context.Context) ([]reading, error) { return nil, notRead{} } }
 
 var (
 	batterySource    = none
@@ -23,7 +30,7 @@ var (
 	voltageSource    = none
 )
 
-func readPressure(context.Context) ([]reading, error) { return nil, errNone }
+func readPressure(context.Context) ([]reading, error) { return nil, notRead{} }
 
 func cpuFrequency(string) (mhz float64, ok bool, err error) { return 0, false, nil }
 func linkSpeed(string) (mbit uint64, ok bool, err error)    { return 0, false, nil }
