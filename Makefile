@@ -167,6 +167,7 @@ vuln: ## Look for known vulnerabilities that our code reaches.
 .PHONY: tidy-check
 tidy-check:
 	$(GO) mod tidy -diff
+	cd tools && $(GO) mod tidy -diff
 	$(GO) vet ./...
 
 .PHONY: check

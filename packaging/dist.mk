@@ -21,7 +21,8 @@ dist: .build/go.mod .build/dist/dist ## Build what people download into dist/. P
 DIST_OS = $(firstword $(subst /, ,$(PLATFORM)))
 DIST_ARCH = $(lastword $(subst /, ,$(PLATFORM)))
 DIST_GOARM = $(patsubst armv%,%,$(filter armv%,$(DIST_ARCH)))
-DIST_ENV = CGO_ENABLED=0 GOOS=$(DIST_OS) GOARCH=$(if $(DIST_GOARM),arm,$(DIST_ARCH)) GOARM=$(DIST_GOARM)
+# What a machine may have set for its own builds is not for releases.
+DIST_ENV = GOFLAGS= GOEXPERIMENT= GOAMD64=v1 GOARM64=v8.0 CGO_ENABLED=0 GOOS=$(DIST_OS) GOARCH=$(if $(DIST_GOARM),arm,$(DIST_ARCH)) GOARM=$(DIST_GOARM)
 DIST_NAME = telegraf-victorialogs_$(VERSION)_$(DIST_OS)_$(DIST_ARCH)
 DIST_BIN = .build/dist/$(DIST_NAME)/bin
 DIST_TREE = .build/dist/$(DIST_NAME)/usr
@@ -34,16 +35,21 @@ DIST_FLAGS = -trimpath -buildvcs=false
 DIST_PACKAGES = $(if $(filter linux,$(DIST_OS)),$(if $(filter armv6,$(DIST_ARCH)),deb,$(if $(filter armv7,$(DIST_ARCH)),rpm,deb rpm)))
 NFPM = $(GO) tool -modfile=tools/go.mod nfpm
 
-.PHONY: dist-platform
-dist-platform:
+.PHONY: dist-binaries
+dist-binaries: .build/go.mod # of PLATFORM, into DIST_BIN
 	@echo "building $(DIST_NAME)"
-	@rm -rf $(DIST_BIN) && mkdir -p $(DIST_BIN)
+	@mkdir -p $(DIST_BIN)
 	@$(DIST_ENV) $(GO) build $(DIST_FLAGS) -modfile=.build/go.mod -mod=mod -o $(DIST_BIN)/telegraf$(DIST_EXE) \
 		-tags "custom $(EDGE_TAGS) $(TELEGRAF_TAGS) $(DIST_TAGS)" -ldflags "$(TELEGRAF_LDFLAGS)" \
 		github.com/influxdata/telegraf/cmd/telegraf
 	@set -e; for command in $(COMMANDS); do \
 		$(DIST_ENV) $(GO) build $(DIST_FLAGS) -tags "$(DIST_TAGS)" -ldflags "$(COMMAND_LDFLAGS)" \
 			-o $(DIST_BIN)/$$command$(DIST_EXE) ./cmd/$$command; done
+
+.PHONY: dist-platform
+dist-platform:
+	@rm -rf .build/dist/$(DIST_NAME)
+	@$(MAKE) --no-print-directory dist-binaries PLATFORM=$(PLATFORM)
 	@.build/dist/dist -version $(VERSION) -time $(SOURCE_DATE_EPOCH) -platform $(PLATFORM) \
 		-bin $(DIST_BIN) -out dist $(if $(DIST_PACKAGES),-tree $(DIST_TREE)) LICENSE README.md sample.conf
 	@set -e; for packager in $(DIST_PACKAGES); do \
