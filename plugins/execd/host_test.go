@@ -217,6 +217,14 @@ func TestSpoolKeepsThePipe(t *testing.T) {
 	code, _ := wrong.end()
 	require.Equal(t, 2, code)
 	require.Contains(t, wrong.logged(), "url = \"nowhere\": must be a base URL")
+	for range 3 { // a start that nothing was written to leaves nothing
+		again := startHost(t, "--spool", spool, "--config", "nowhere.conf")
+		code, _ = again.end()
+		require.Equal(t, 2, code)
+	}
+	left, err := os.ReadDir(spool)
+	require.NoError(t, err)
+	require.Len(t, left, 3, "the lock, what the first left, and the last's own")
 
 	right := write(t, "[[outputs.victorialogs]]\n  url = %q\n", server.URL())
 	killed := startHost(t, "--spool", spool, "--config", right)
@@ -246,9 +254,26 @@ func TestSpoolKeepsThePipe(t *testing.T) {
 	for _, text := range want {
 		require.NotZero(t, got[text], "%q is lost", text)
 	}
-	left, err := os.ReadDir(spool)
+	left, err = os.ReadDir(spool)
 	require.NoError(t, err)
 	require.Len(t, left, 1, "the lock")
+}
+
+// What finds no room in the spool is delivered all the same.
+func TestSpoolOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	full := fullDisk(t)
+	server := receiver(t, vlreceiver.Config{})
+	config := write(t, "[[outputs.victorialogs]]\n  url = %q\n", server.URL())
+	h := startHost(t, "--spool", full, "--config", config)
+	for i := range 3 {
+		h.send(fmt.Sprintf("a message=\"line %d\" %d\n", i, now()))
+		require.NoError(t, server.WaitCount(within(t, patience), vlreceiver.Tenant{}, i+1))
+	}
+	code, _ := h.end()
+	require.Zero(t, code)
+	require.Equal(t, 1, strings.Count(h.logged(), "E! [execd] The spool cannot be written"))
+	require.Equal(t, []string{"line 0", "line 1", "line 2"}, messagesIn(server))
 }
 
 // What no server took, and no dead letters hold, waits in the spool.

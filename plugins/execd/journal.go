@@ -30,6 +30,7 @@ type journal struct {
 	read    int64  // bytes that were given to the parser
 	parsed  int64  // bytes that were made into metrics
 	marked  int64  // the offset in the file's header
+	enough  int64  // size from which on it is tried again to compact the file
 	waiting []line // not safe, oldest first
 	first   int    // the number of waiting[0]
 	whole   bool   // no more lines will come
@@ -58,11 +59,10 @@ func newJournal(path string, pipe *os.File, log telegraf.Logger) (*journal, erro
 	if err != nil {
 		return nil, err
 	}
-	j := &journal{path: path, log: log, pipe: pipe, file: file}
-	if err := mark(file, 0); err != nil {
+	if err := file.Truncate(headerBytes); err != nil { // a mark of 0 that needs no room on a full disk
 		return nil, errors.Join(err, file.Close())
 	}
-	return j, nil
+	return &journal{path: path, log: log, pipe: pipe, file: file}, nil
 }
 
 // openJournal opens one of an earlier life, or removes it and returns nil if nothing is left in it.
@@ -137,8 +137,9 @@ func (j *journal) fetch() error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if err := j.compact(); err != nil {
-		return err
+	if err := j.compact(); err != nil { // the file as it is may have room
+		j.complain(err)
+		j.enough = j.written - j.start + compactAt
 	}
 	n, err := moveFromPipe(j.pipe, j.file, headerBytes+j.written-j.start)
 	j.written += n
@@ -185,8 +186,11 @@ func (j *journal) advance() {
 	j.first += n
 	var err error
 	switch {
-	case len(j.waiting) == 0 && j.parsed == j.written && j.pipe != nil:
-		if err = mark(j.file, 0); err == nil { // in this order: the heir may write behind either
+	case len(j.waiting) == 0 && j.parsed == j.written:
+		if j.marked != j.start {
+			err = mark(j.file, 0)
+		}
+		if err == nil { // in this order: the heir may write behind either
 			err = j.file.Truncate(headerBytes)
 		}
 		j.start, j.marked = j.written, j.written
@@ -210,7 +214,7 @@ func (j *journal) safe() int64 {
 // compact writes the file anew when most of a large one is safe.
 func (j *journal) compact() error {
 	safe := j.safe()
-	if j.written-j.start < compactAt || safe-j.start < (j.written-j.start)/2 {
+	if j.written-j.start < max(compactAt, j.enough) || safe-j.start < (j.written-j.start)/2 {
 		return nil
 	}
 	file, err := os.OpenFile(j.path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
@@ -228,7 +232,7 @@ func (j *journal) compact() error {
 		return errors.Join(err, file.Close(), os.Remove(j.path+".new"))
 	}
 	old := j.file
-	j.file, j.start, j.marked = file, safe, safe
+	j.file, j.start, j.marked, j.enough = file, safe, safe, 0
 	return old.Close()
 }
 

@@ -193,6 +193,58 @@ func TestJournalIsCompacted(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// A journal that cannot be written anew grows on, and the next attempt is not at the next read.
+func TestJournalThatCannotBeCompacted(t *testing.T) {
+	log := &testutil.CaptureLogger{}
+	j, pipe := journalOf(t, log)
+	require.NoError(t, os.Mkdir(j.path+".new", 0o700))
+	line := append(bytes.Repeat([]byte("x"), 50_000-1), '\n')
+	var end int64
+	for end < compactAt+10*int64(len(line)) {
+		_, err := pipe.Write(line)
+		require.NoError(t, err)
+		require.Equal(t, string(line), next(t, j, len(line)))
+		end += int64(len(line))
+		settle := j.begin(end)
+		if end > int64(len(line)) && end < compactAt { // all but the first and the last
+			settle(settled(true))
+		}
+	}
+	require.Len(t, leftBehind(t, j), int(end))
+	require.Zero(t, j.enough, "the first is not safe, so there is nothing to gain")
+	j.waiting[0].safe = true
+	j.advance()
+	_, err := pipe.Write(line)
+	require.NoError(t, err)
+	require.Equal(t, string(line), next(t, j, len(line)))
+	require.Len(t, log.Errors(), 1)
+	require.Greater(t, j.enough, 2*int64(compactAt))
+	require.True(t, strings.HasSuffix(leftBehind(t, j), string(line)), "it is in the file")
+	require.NoError(t, pipe.Close())
+	_, err = j.close()
+	require.NoError(t, err)
+}
+
+// A journal of an earlier life is emptied as soon as all is safe, not at the end of this one.
+func TestJournalIsEmptyAfterReplay(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "1.lines")
+	require.NoError(t, os.WriteFile(path, []byte("\x00\x00\x00\x00\x00\x00\x00\x04a 1\nb 2\nc 3\n"), 0o600))
+	j, err := openJournal(path, testutil.Logger{})
+	require.NoError(t, err)
+	require.Equal(t, "b 2\nc 3\n", next(t, j, 8))
+	first, second := j.begin(4), j.begin(8)
+	first(settled(true))
+	require.Equal(t, "c 3\n", leftBehind(t, j)[len(leftBehind(t, j))-4:])
+	second(settled(true))
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, make([]byte, headerBytes), data)
+	j.ended()
+	empty, err := j.close()
+	require.NoError(t, err)
+	require.True(t, empty)
+}
+
 // A disk that takes nothing more does not stop standard input.
 func TestJournalOnAFullDisk(t *testing.T) {
 	log := &testutil.CaptureLogger{}

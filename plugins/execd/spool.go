@@ -68,14 +68,22 @@ func openSpool(dir string, log telegraf.Logger) (*spool, error) {
 
 // open makes the journal of this life and starts its heir.
 func (s *spool) open(dir string) (err error) {
-	if s.left, err = filepath.Glob(filepath.Join(escape(dir), "*.lines")); err != nil {
+	found, err := filepath.Glob(filepath.Join(escape(dir), "*.lines"))
+	if err != nil {
 		return err
 	}
 	number := 0
-	for _, path := range s.left {
+	for _, path := range found {
 		if n, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(path), ".lines")); err == nil {
 			number = max(number, n)
 		}
+		if info, err := os.Stat(path); err == nil && info.Size() <= headerBytes { // many starts may fail before one does not
+			if err := os.Remove(path); err != nil {
+				return err
+			}
+			continue
+		}
+		s.left = append(s.left, path)
 	}
 	if s.own, err = newJournal(filepath.Join(dir, fmt.Sprintf("%010d.lines", number+1)), os.Stdin, s.log); err != nil {
 		return err
