@@ -13,6 +13,7 @@ import (
 	"github.com/influxdata/toml"
 	"github.com/influxdata/toml/ast"
 
+	"github.com/influxdata/telegraf"
 	"github.com/influxdata/telegraf/config"
 	"github.com/influxdata/telegraf/plugins/inputs"
 	"github.com/influxdata/telegraf/plugins/outputs"
@@ -130,6 +131,7 @@ func check(file string, data []byte) error {
 	add := func(line int, format string, args ...any) {
 		faults = append(faults, fault{line, fmt.Sprintf(format, args...)})
 	}
+	checkVariables(tree, add)
 	for name, value := range tree.Fields {
 		table, isTable := value.(*ast.Table)
 		switch {
@@ -137,6 +139,7 @@ func check(file string, data []byte) error {
 			add(lineOf(value), "%s must be a table", name)
 		case name == "agent":
 			for key, v := range table.Fields {
+				checkNumber("[agent]", key, v, add)
 				if !slices.Contains(agentOptions, key) {
 					add(lineOf(v), "[agent]: %s does nothing here; known are %s", key, strings.Join(agentOptions, ", "))
 				}
@@ -177,11 +180,88 @@ func checkPlugin(side, name string, value any, add func(line int, format string,
 	own := options(full)
 	for _, table := range tables {
 		for key, v := range table.Fields {
+			checkNumber(full, key, v, add)
+			checkKind(full, key, v, add)
 			if slices.Contains(idle, key) && !slices.Contains(own, key) {
 				add(lineOf(v), "%s: %s does nothing here; leave it out", full, key)
 			}
 		}
 	}
+}
+
+// checkNumber is for what Telegraf's buffers and tickers panic at.
+func checkNumber(table, key string, value any, add func(line int, format string, args ...any)) {
+	kv, ok := value.(*ast.KeyValue)
+	if !ok {
+		return
+	}
+	switch key {
+	case "metric_batch_size", "metric_buffer_limit":
+		if n, ok := kv.Value.(*ast.Integer); ok && strings.HasPrefix(n.Value, "-") {
+			add(kv.Line, "%s: %s = %s: must not be negative", table, key, n.Value)
+		}
+	case "flush_interval", "interval":
+		if d := new(config.Duration); d.UnmarshalText([]byte(unquoted(kv.Value))) == nil && (*d < 0 || *d == 0 && key == "flush_interval") {
+			add(kv.Line, "%s: %s = %s: must be positive", table, key, kv.Value.Source())
+		}
+	}
+}
+
+// unquoted is a value as text.
+func unquoted(value ast.Value) string {
+	if s, ok := value.(*ast.String); ok {
+		return s.Value
+	}
+	return value.Source()
+}
+
+// checkKind is for what Telegraf passes over without a word.
+func checkKind(plugin, key string, value any, add func(line int, format string, args ...any)) {
+	kv, ok := value.(*ast.KeyValue)
+	if !ok {
+		return
+	}
+	switch key {
+	case "tagpass", "tagdrop":
+		add(kv.Line, "%s: %s must be a table of lists, such as [%s.%s] and topic = [\"a*\"] below", plugin, key, plugin, key)
+	case "log_level":
+		if level := unquoted(kv.Value); level != "" && !strings.Contains(level, "$") && telegraf.LogLevelFromString(level) == telegraf.None {
+			add(kv.Line, "%s: log_level = %s: must be error, warn, info, debug or trace", plugin, kv.Value.Source())
+		}
+	}
+}
+
+// variable is ${NAME}, without a default; $${NAME} stands for itself, and a regular expression's ${1} is none.
+var variable = regexp.MustCompile(`\$?\$\{([A-Za-z_][A-Za-z0-9_]*)\}`)
+
+// checkVariables finds variables that are not set, such as a password that would be sent as ${MQTT_PASSWORD}.
+func checkVariables(tree *ast.Table, add func(line int, format string, args ...any)) {
+	var within func(value any, line int)
+	within = func(value any, line int) {
+		switch v := value.(type) {
+		case *ast.Table:
+			for _, field := range v.Fields {
+				within(field, 0)
+			}
+		case []*ast.Table:
+			for _, table := range v {
+				within(table, 0)
+			}
+		case *ast.KeyValue:
+			within(v.Value, v.Line)
+		case *ast.Array:
+			for _, element := range v.Value {
+				within(element, line)
+			}
+		case *ast.String:
+			for _, found := range variable.FindAllStringSubmatch(v.Value, -1) {
+				if _, ok := os.LookupEnv(found[1]); !ok && !strings.HasPrefix(found[0], "$$") {
+					add(line, "the environment variable %s is not set", found[1])
+				}
+			}
+		}
+	}
+	within(tree, 0)
 }
 
 // lineOf is where a part of the file begins.

@@ -439,15 +439,37 @@ func TestWrongConfiguration(t *testing.T) {
 			"[[outputs.victorialogs]]\n  interval = \"1s\"\n  [outputs.victorialogs.tags]\n    a = \"b\"\n",
 			[]string{"FILE:2: outputs.victorialogs: interval does nothing here", "FILE:3: outputs.victorialogs: tags does nothing here"},
 		},
-		"wrong type":        {"[[inputs.mqtt_hardware]]\n  qos = \"1\"\n", []string{"FILE:2: ", "QoS"}},
-		"wrong value":       {"[[inputs.mqtt_hardware]]\n  topics = [\"a\"]\n  qos = 3\n", []string{"FILE: inputs.mqtt_hardware: qos = 3: must be 0, 1 or 2"}},
-		"single brackets":   {"[outputs.victorialogs]\n", []string{"FILE:1: outputs.victorialogs must be written as [[outputs.victorialogs]]"}},
-		"processors":        {"[[processors.rename]]\n", []string{"FILE:1: processors cannot be set here"}},
-		"agent":             {"[agent]\n  hostname = \"a\"\n", []string{"FILE:2: [agent]: hostname does nothing here; known are"}},
-		"no plugin":         {"[agent]\n  debug = true\n", []string{"FILE: no plugin; this program hosts inputs.mqtt_hardware"}},
-		"both sides":        {"[[inputs.mqtt_hardware]]\n  hardware = [\"load\"]\n[[outputs.victorialogs]]\n", []string{"inputs and outputs cannot share a process"}},
-		"no TOML":           {"[[outputs.victorialogs]]\n  url = \n", []string{"FILE:3: invalid TOML syntax"}},
-		"no such store":     {"[[outputs.victorialogs]]\n  username = \"u\"\n  password = \"@{x:y}\"\n", []string{`unknown secret-store for "@{x:y}"`}},
+		"wrong type":      {"[[inputs.mqtt_hardware]]\n  qos = \"1\"\n", []string{"FILE:2: ", "QoS"}},
+		"wrong value":     {"[[inputs.mqtt_hardware]]\n  topics = [\"a\"]\n  qos = 3\n", []string{"FILE: inputs.mqtt_hardware: qos = 3: must be 0, 1 or 2"}},
+		"single brackets": {"[outputs.victorialogs]\n", []string{"FILE:1: outputs.victorialogs must be written as [[outputs.victorialogs]]"}},
+		"processors":      {"[[processors.rename]]\n", []string{"FILE:1: processors cannot be set here"}},
+		"agent":           {"[agent]\n  hostname = \"a\"\n", []string{"FILE:2: [agent]: hostname does nothing here; known are"}},
+		"no plugin":       {"[agent]\n  debug = true\n", []string{"FILE: no plugin; this program hosts inputs.mqtt_hardware"}},
+		"both sides":      {"[[inputs.mqtt_hardware]]\n  hardware = [\"load\"]\n[[outputs.victorialogs]]\n", []string{"inputs and outputs cannot share a process"}},
+		"no TOML":         {"[[outputs.victorialogs]]\n  url = \n", []string{"FILE:3: invalid TOML syntax"}},
+		"no such store":   {"[[outputs.victorialogs]]\n  username = \"u\"\n  password = \"@{x:y}\"\n", []string{`unknown secret-store for "@{x:y}"`}},
+		"variables that are not set": {
+			"[[outputs.victorialogs]]\n  url = \"http://127.0.0.1:1\"\n  username = \"u\"\n  password = \"${EXECD_NOT_SET}\"\n" +
+				"  stream_fields = [\"${EXECD_TOO}\"]\n",
+			[]string{
+				"FILE:4: the environment variable EXECD_NOT_SET is not set",
+				"FILE:5: the environment variable EXECD_TOO is not set",
+			},
+		},
+		"numbers below zero": {
+			"[agent]\n  metric_buffer_limit = -5\n  metric_batch_size = -1\n  flush_interval = \"0s\"\n" +
+				"[[outputs.victorialogs]]\n  flush_interval = \"-1s\"\n",
+			[]string{
+				"FILE:2: [agent]: metric_buffer_limit = -5: must not be negative", "FILE:3: [agent]: metric_batch_size = -1: must not",
+				"FILE:4: [agent]: flush_interval = \"0s\": must be positive", "FILE:6: outputs.victorialogs: flush_interval = \"-1s\"",
+			},
+		},
+		"what Telegraf passes over": {
+			"[[outputs.victorialogs]]\n  log_level = \"loud\"\n  tagpass = \"a\"\n", []string{
+				"FILE:2: outputs.victorialogs: log_level = \"loud\": must be error, warn,",
+				"FILE:3: outputs.victorialogs: tagpass must be a table of lists, such as [outputs.victorialogs.tagpass]",
+			},
+		},
 		"no such format":    {"[[inputs.mqtt_hardware]]\n  topics = [\"a\"]\n  data_format = \"jsom\"\n", []string{"FILE: ", "parser not found"}},
 		"filter that fails": {"[[outputs.victorialogs]]\n  metricpass = \"name ==\"\n", []string{"FILE: ", "| name =="}},
 	} {
