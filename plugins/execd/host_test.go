@@ -259,23 +259,6 @@ func TestSpoolKeepsThePipe(t *testing.T) {
 	require.Len(t, left, 1, "the lock")
 }
 
-// What finds no room in the spool is delivered all the same.
-func TestSpoolOnAFullDisk(t *testing.T) {
-	t.Parallel()
-	full := fullDisk(t)
-	server := receiver(t, vlreceiver.Config{})
-	config := write(t, "[[outputs.victorialogs]]\n  url = %q\n", server.URL())
-	h := startHost(t, "--spool", full, "--config", config)
-	for i := range 3 {
-		h.send(fmt.Sprintf("a message=\"line %d\" %d\n", i, now()))
-		require.NoError(t, server.WaitCount(within(t, patience), vlreceiver.Tenant{}, i+1))
-	}
-	code, _ := h.end()
-	require.Zero(t, code)
-	require.Equal(t, 1, strings.Count(h.logged(), "E! [execd] The spool cannot be written"))
-	require.Equal(t, []string{"line 0", "line 1", "line 2"}, messagesIn(server))
-}
-
 // What no server took, and no dead letters hold, waits in the spool.
 func TestSpoolKeepsWhatOutputsReject(t *testing.T) {
 	t.Parallel()

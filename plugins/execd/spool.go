@@ -30,11 +30,13 @@ type spool struct {
 	own  *journal
 	left []string // journals of earlier lives, oldest first
 	lock *os.File
-	heir *exec.Cmd
-	life *os.File // a pipe; its end without a byte tells the heir that we died
 	log  telegraf.Logger
 
 	mu      sync.Mutex // guards what follows
+	heir    *exec.Cmd
+	life    *os.File      // a pipe; its end without a byte tells the heir that we died
+	unused  chan struct{} // closed at a good end, when there is nothing to inherit
+	kept    chan struct{} // closed when there will be no more heirs
 	ending  bool
 	replays []*journal // of left, those that are open
 }
@@ -56,7 +58,7 @@ func openSpool(dir string, log telegraf.Logger) (*spool, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &spool{lock: lock, log: log}
+	s := &spool{lock: lock, log: log, unused: make(chan struct{}), kept: make(chan struct{})}
 	if err := acquire(lock, lockTime); err != nil {
 		return nil, errors.Join(fmt.Errorf("it is in use by another process: %w", err), lock.Close())
 	}
@@ -88,7 +90,42 @@ func (s *spool) open(dir string) (err error) {
 	if s.own, err = newJournal(filepath.Join(dir, fmt.Sprintf("%010d.lines", number+1)), os.Stdin, s.log); err != nil {
 		return err
 	}
-	return s.startHeir()
+	if err := s.startHeir(); err != nil {
+		return err
+	}
+	go s.keepHeir()
+	return nil
+}
+
+// heirDelay is how long to wait before another heir is started in the place of one that somebody killed.
+const heirDelay = time.Second
+
+// keepHeir sees to it that there is one, until a good end.
+func (s *spool) keepHeir() {
+	defer close(s.kept)
+	for {
+		how := s.heir.Wait()
+		select {
+		case <-s.unused:
+			return
+		case <-time.After(heirDelay):
+		}
+		s.mu.Lock()
+		select {
+		case <-s.unused:
+			s.mu.Unlock()
+			return
+		default:
+		}
+		s.log.Warnf("The spool's heir ended before its time (%v); starting another", how)
+		_ = s.life.Close()
+		err := s.startHeir()
+		s.mu.Unlock()
+		if err != nil {
+			s.log.Errorf("Starting the spool's heir: %v; until this process is restarted, what is in the pipe is lost if it is killed", err)
+			return
+		}
+	}
 }
 
 // replay opens the journal of an earlier life; there is none if nothing is left in it. Those before it that are done with
@@ -129,7 +166,6 @@ func (s *spool) close(inputEnded bool) error {
 		s.own.ended()
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	var errs []error
 	kept := 0
 	for _, j := range append(s.replays, s.own) {
@@ -143,9 +179,13 @@ func (s *spool) close(inputEnded bool) error {
 		s.log.Warnf("The outputs could not take all: the next process goes on with what is in %s", filepath.Dir(s.own.path))
 	}
 	if inputEnded {
+		close(s.unused)
 		_, _ = s.life.Write([]byte{1}) // an heir that somebody killed is not there to hear it
 		_ = s.life.Close()
-		_ = s.heir.Wait()
+	}
+	s.mu.Unlock()
+	if inputEnded {
+		<-s.kept // it has the lock, too
 	}
 	return errors.Join(append(errs, s.lock.Close())...)
 }
