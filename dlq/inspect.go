@@ -8,12 +8,31 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/gofrs/flock"
 )
 
-// What is in this file only reads. It takes no lock and changes nothing, so that it works beside a running Disk, on a
+// What is in this file only reads. It holds no lock and changes nothing, so that it works beside a running Disk, on a
 // read-only file system, and on a copy. What it says of a running Disk's directory may be outdated when it is said.
+
+// InUse reports whether something has the directory. Unlike [Lock] it makes no file. For the moment of asking an OpenDisk of
+// another process is refused, as it would be by any lock.
+func InUse(dir string) (bool, error) {
+	lock := flock.New(filepath.Join(dir, lockName), flock.SetFlag(os.O_RDONLY))
+	free, err := lock.TryRLock()
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil // nothing ever had it
+	case err != nil:
+		return false, fmt.Errorf("dlq: asking for the lock of %s: %w", dir, err)
+	case free:
+		return false, lock.Unlock()
+	}
+	return true, nil
+}
 
 // State is how far a dump is.
 type State string

@@ -172,3 +172,25 @@ func TestLock(t *testing.T) {
 	_, err = Lock(filepath.Join(dir, "none"))
 	require.ErrorIs(t, err, fs.ErrNotExist)
 }
+
+func TestInUse(t *testing.T) {
+	dir, d, _ := inspected(t)
+	used, err := InUse(dir)
+	require.NoError(t, err)
+	require.True(t, used)
+	require.NoError(t, d.Close())
+	used, err = InUse(dir)
+	require.NoError(t, err)
+	require.False(t, used)
+	unlock, err := Lock(dir) // which asking did not keep
+	require.NoError(t, err)
+	require.NoError(t, unlock())
+
+	empty := t.TempDir()
+	used, err = InUse(empty)
+	require.NoError(t, err)
+	require.False(t, used)
+	entries, err := os.ReadDir(empty)
+	require.NoError(t, err)
+	require.Empty(t, entries, "asking leaves nothing")
+}

@@ -16,7 +16,10 @@ import (
 
 var countQuery = regexp.MustCompile(`^\*\s*\|\s*(?:stats\s+)?count\(\)\s+(?:as\s+)?([A-Za-z_][A-Za-z0-9_]*)$`)
 
-// query serves /select/logsql/query. It knows `*` and `* | stats count() name`, and the argument limit.
+var fieldQuery = regexp.MustCompile(`^_time:\[([^,\]]+), ?([^,\]]+)\] ([A-Za-z_]\w*):="([^"\\]*)"$`)
+
+// query serves /select/logsql/query. It knows `*`, `* | stats count() name` and `_time:[from, to] field:="value"`, and the
+// argument limit.
 func (l *life) query(w http.ResponseWriter, r *http.Request) {
 	tenant, err := parseTenant(r.Header)
 	if err != nil {
@@ -37,18 +40,41 @@ func (l *life) query(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	m := countQuery.FindStringSubmatch(text)
+	m, field := countQuery.FindStringSubmatch(text), fieldQuery.FindStringSubmatch(text)
 	switch {
+	case field != nil && !l.srv.cfg.CountOnly:
+		l.rowsWith(w, tenant, field[1:])
 	case m != nil:
 		body := fmt.Sprintf("{%q:\"%d\"}\n", m[1], l.srv.store.count(tenant))
 		answer{status: http.StatusOK, contentType: "application/stream+json", body: body}.write(w)
 	case text != "*":
-		badRequest("cannot parse query [%s]: the stand-in knows `*` and `* | stats count() name`", text).write(w)
+		badRequest("cannot parse query [%s]: the stand-in knows `*`, `* | stats count() name` and `_time:[from, to] field:=\"value\"`", text).write(w)
 	case l.srv.cfg.CountOnly:
 		badRequest("cannot execute query [*]: the stand-in was told to keep no rows").write(w)
 	default:
 		l.rows(w, tenant, limit)
 	}
+}
+
+// rowsWith answers with the rows of some time that have this value in a field, in the order of storing.
+func (l *life) rowsWith(w http.ResponseWriter, tenant Tenant, args []string) {
+	var bounds [2]time.Time
+	for i := range bounds {
+		var err error
+		if bounds[i], err = time.Parse(time.RFC3339Nano, args[i]); err != nil {
+			badRequest("cannot parse _time filter: %w", err).write(w)
+			return
+		}
+	}
+	w.Header().Set("Content-Type", "application/stream+json")
+	var buf []byte
+	for rec := range l.srv.store.records(tenant) {
+		row := rec.row()
+		if row.Fields[args[2]] == args[3] && !row.Time.Before(bounds[0]) && !row.Time.After(bounds[1]) {
+			buf = appendJSONRow(buf, tenant, rec)
+		}
+	}
+	_, _ = w.Write(buf) // nothing is left to do for a client that is gone
 }
 
 // rows answers in the order of storing, or with the newest rows by time, the oldest of them first.

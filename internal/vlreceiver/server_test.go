@@ -93,7 +93,17 @@ func TestQuery(t *testing.T) {
 	require.Contains(t, lines[0], `"_msg":"1"`)
 	require.Contains(t, lines[1], `"_msg":"0"`)
 
-	for _, q := range []string{"", "error", "* | fields x", "* | stats count()", "*&start=1h", "*&limit=x"} {
+	at := func(seconds int64) string { return time.Unix(seconds, 0).UTC().Format(time.RFC3339) }
+	for _, c := range []struct {
+		from, to int64
+		value    string
+		rows     int
+	}{{now - 2, now, "1", 1}, {now - 2, now, "9", 0}, {now, now, "1", 0}, {now - 2, now - 2, "1", 0}} {
+		_, body = query(t, s.URL(), nil, fmt.Sprintf(`_time:[%s, %s] _msg:="%s"`, at(c.from), at(c.to), c.value))
+		require.Equal(t, c.rows, strings.Count(body, "\n"), "%+v", c)
+	}
+
+	for _, q := range []string{"", "error", `_time:[a,b]+x:="1"`, "* | fields x", "* | stats count()", "*&start=1h", "*&limit=x"} {
 		status, body := do(t, http.MethodGet, s.URL()+"/select/logsql/query?query="+strings.ReplaceAll(q, " ", "+"), nil, "")
 		require.Equal(t, http.StatusBadRequest, status, q)
 		require.NotEmpty(t, body, q)
