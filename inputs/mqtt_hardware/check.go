@@ -40,6 +40,7 @@ type BrokerCheck struct {
 	Took     time.Duration // until it was logged in
 	Stage    Stage
 	Err      error // at that stage; nil when all was answered
+	Refused  bool  // at StageLogin: the broker answered, and other credentials or rights are the cure
 	Topics   []TopicCheck
 }
 
@@ -88,7 +89,7 @@ func (s *session) check(ctx context.Context, server *url.URL, c *BrokerCheck) {
 	defer lost(nil)
 	connection, stage, err := s.checkLogin(live, server, l, func(err error) { lost(err) })
 	if c.Stage = stage; err != nil {
-		c.Err = late(ctx, err)
+		c.Err, c.Refused = late(ctx, err), errors.Is(err, errRefused)
 		return
 	}
 	defer connection.disconnect()
@@ -120,7 +121,8 @@ func (s *session) checkLogin(ctx context.Context, server *url.URL, l login, lost
 	stage := StageConnect
 	var dialError error
 	opening := &opening{}
-	defer context.AfterFunc(ctx, opening.abort)()
+	stopOpening := context.AfterFunc(ctx, opening.abort)
+	defer stopOpening()
 	open := func(server *url.URL) (net.Conn, error) {
 		conn, err := dial(ctx, server, s.timeout, s.tls)
 		if err != nil {

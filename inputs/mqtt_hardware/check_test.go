@@ -81,6 +81,7 @@ func TestCheckBrokersStages(t *testing.T) {
 	for _, c := range checks {
 		require.Error(t, c.Err)
 		require.NotContains(t, c.Err.Error(), "sesame")
+		require.Equal(t, c.Server == refusing, c.Refused)
 		stages = append(stages, c.Stage)
 	}
 	require.Equal(t, []Stage{StageConnect, StageConnect, StageLogin, StageLogin, StageSubscribe}, stages)

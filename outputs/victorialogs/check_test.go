@@ -1,7 +1,6 @@
 package victorialogs
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -83,7 +82,7 @@ func TestCheckFailures(t *testing.T) {
 	_, err = v.SendOne(t.Context(), m)
 	require.ErrorIs(t, err, ErrCannotConnect)
 	_, err = v.Query(t.Context(), "*")
-	require.True(t, errors.As(err, &failure), err)
+	require.ErrorAs(t, err, &failure)
 
 	page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write([]byte("<html>welcome</html>"))
