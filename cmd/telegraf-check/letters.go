@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -174,6 +173,17 @@ func (c *check) room(name, dir string, files []dlq.File, most int64) {
 
 func size(bytes int64) string { return progress.FormatBytes(bytes) }
 
+func count[T int | uint64](n T, what string) string {
+	switch {
+	case n == 1:
+	case strings.HasSuffix(what, "ch"):
+		what += "es"
+	default:
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
+}
+
 func (c *check) backlog(name, dir string, files []dlq.File) {
 	const step = "backlog"
 	var dumps, open, damaged int
@@ -198,14 +208,14 @@ func (c *check) backlog(name, dir string, files []dlq.File) {
 	}
 	text := "nothing waits"
 	if dumps > 0 {
-		text = fmt.Sprintf("%d dumps of %d batches (%s) wait, the oldest for %s; the agent sends them by itself", dumps, items, size(bytes),
-			time.Since(oldest).Round(time.Second))
+		text = fmt.Sprintf("%s of %s (%s) to be sent, the oldest for %s; the agent does so by itself", count(dumps, "dump"),
+			count(items, "batch"), size(bytes), time.Since(oldest).Round(time.Second))
 	}
 	if open > 0 {
 		text += fmt.Sprintf("; %d open, which is being written, or is salvaged when the agent starts", open)
 	}
 	if damaged > 0 {
-		c.report.failed(name, step, "dlq verify "+dir, "%s; %d of them are damaged", text, damaged)
+		c.report.failed(name, step, "dlq verify "+dir, "%s; damaged: %d", text, damaged)
 		return
 	}
 	c.report.ok(name, step, "%s", text)
@@ -232,11 +242,11 @@ func (c *check) setAside(name, dir string, files []dlq.File) {
 	}
 	var found, todo []string
 	if quarantined > 0 {
-		found = append(found, strconv.Itoa(quarantined)+" dumps in quarantine")
+		found = append(found, count(quarantined, "dump")+" in quarantine")
 		todo = append(todo, "dlq quarantine ls "+dir)
 	}
 	if len(rejected) > 0 {
-		found = append(found, fmt.Sprintf("%d dumps of rows that the server will never take, in %d letters", len(rejected), items))
+		found = append(found, fmt.Sprintf("%s of rows that the server will never take, %s", count(len(rejected), "dump"), count(items, "batch")))
 		todo = append(todo, "dlq cat "+rejectedDir+" says why; mend what sends them, and dlq purge "+rejectedDir)
 	}
 	if len(found) > 0 {

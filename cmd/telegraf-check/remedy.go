@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -40,6 +41,8 @@ func remedy(err error, option string) string {
 		return "it refused our side of TLS: set tls_cert and tls_key to a certificate that it takes"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "start it, or correct the host and port in " + option
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
+		return "it hung up: see its log, and that its port speaks what the scheme in " + option + " says"
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
 		return "mend this machine's network or route, or correct " + option
 	case errors.Is(err, os.ErrPermission):
