@@ -91,7 +91,7 @@ run: build ## The main job, to look at: MQTT and hardware into VictoriaLogs. DUR
 	bin/quickstart $(if $(DURATION),-duration $(DURATION))
 
 .PHONY: test
-test: bin/telegraf bin/telegraf-execd bin/telegraf-tap bin/dlq .build/telegraf-stock ## Run all tests; those of MQTT sessions with both versions of the protocol.
+test: bin/telegraf bin/telegraf-check bin/telegraf-execd bin/telegraf-tap bin/dlq .build/telegraf-stock ## Run all tests; those of MQTT sessions with both versions of the protocol.
 	$(GO) test $(PARALLEL) ./...
 	$(GO) test -C tools ./...
 	MQTT_PROTOCOL=5 $(GO) test $(PARALLEL) -run Session ./inputs/mqtt_hardware
@@ -101,7 +101,7 @@ race: bin/telegraf bin/telegraf-execd .build/telegraf-stock ## Run all tests but
 	$(GO) test -race $(PARALLEL) $(UNIT)
 
 .PHONY: race-agent
-race-agent: bin/telegraf-tap bin/dlq ## Run the end-to-end tests with a bin/telegraf that has the race detector in it.
+race-agent: bin/telegraf-check bin/telegraf-tap bin/dlq ## Run the end-to-end tests with a bin/telegraf that has the race detector in it.
 	$(MAKE) bin/telegraf BUILD_FLAGS=-race
 	$(GO) test -count=1 $(PARALLEL) $(E2E)
 	$(MAKE) bin/telegraf
