@@ -132,8 +132,10 @@ func (r root) start() (stop func() string) {
 	for name := range strings.FieldsSeq(u["StateDirectory"][0]) {
 		r.run("install", "-d", "-m", u["StateDirectoryMode"][0], "-o", u["User"][0], "-g", u["Group"][0], "/var/lib/"+name)
 	}
-	words := []string{"setpriv", "--reuid=" + u["User"][0], "--regid=" + u["Group"][0], "--init-groups", "--no-new-privs",
-		"--bounding-set=-all", "env"}
+	words := []string{
+		"setpriv", "--reuid=" + u["User"][0], "--regid=" + u["Group"][0], "--init-groups", "--no-new-privs",
+		"--bounding-set=-all", "env",
+	}
 	for name, value := range environment {
 		words = append(words, name+"="+value)
 	}

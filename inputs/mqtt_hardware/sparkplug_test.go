@@ -53,7 +53,7 @@ func TestSparkplugManyMetrics(t *testing.T) {
 	for _, m := range metrics {
 		requireValid(t, m)
 		require.LessOrEqual(t, len(m.FieldList()), maxFields)
-		require.EqualValues(t, int64(1714979202000), m.Time().UnixMilli())
+		require.Equal(t, int64(1714979202000), m.Time().UnixMilli())
 		require.Equal(t, int64(1), m.Fields()["seq"])
 		maps.Copy(all, m.Fields())
 	}
