@@ -162,7 +162,7 @@ func (c *check) hardware(ctx context.Context, name string, p *mqtt_hardware.MQTT
 	}
 	if len(none) > 0 {
 		slices.Sort(none)
-		text += "; this host has none: " + strings.Join(none, ", ")
+		text += "; not on this host, or not read on this system: " + strings.Join(none, ", ")
 	}
 	c.report.ok(name, step, "%s", text)
 }

@@ -29,6 +29,9 @@ import (
 	"github.com/edgetide/telegraf-victorialogs/outputs/victorialogs"
 )
 
+// version is set by the linker.
+var version = "unknown"
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)     // the second one ends us at once
@@ -49,7 +52,7 @@ const (
 // options are what the flags say.
 type options struct {
 	configs, directories []string
-	json, help           bool
+	json, help, version  bool
 	nonStrict            bool
 	timeout              time.Duration
 }
@@ -64,6 +67,7 @@ func newFlags() (*options, *pflag.FlagSet) {
 	f.BoolVar(&o.nonStrict, "non-strict-env-handling", false, "read environment variables as Telegraf does with this flag")
 	f.BoolVar(&o.json, "json", false, "print a JSON array")
 	f.DurationVar(&o.timeout, "timeout", 30*time.Second, "how long one step may take")
+	f.BoolVar(&o.version, "version", false, "print the version")
 	f.BoolVarP(&o.help, "help", "h", false, "show this")
 	return o, f
 }
@@ -85,6 +89,10 @@ func run(ctx context.Context, args []string, out, complaints io.Writer) int {
 		fmt.Fprintf(out, "telegraf-check verifies an installation of inputs.mqtt_hardware, outputs.victorialogs and "+
 			"outputs.tcp_exporter.\n\n%s\nIt may run beside the agent, and should run as its user. Exit codes: 0 nothing failed; "+
 			"1 a fault was found; 2 it could not run.\n", flags.FlagUsages())
+		return 0
+	}
+	if o.version {
+		fmt.Fprintln(out, "telegraf-check", version)
 		return 0
 	}
 	c := &check{timeout: o.timeout, report: &report{out: out, json: o.json}}

@@ -246,4 +246,5 @@ func TestCannotRun(t *testing.T) {
 	got := command(t, "--help")
 	require.Zero(t, got.code)
 	require.Contains(t, got.out, "--config-directory")
+	require.Equal(t, "telegraf-check unknown\n", command(t, "--version").out)
 }

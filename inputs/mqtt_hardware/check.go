@@ -227,7 +227,7 @@ func speaksMQTT(ctx context.Context, address string, secure bool, most time.Dura
 	return nil
 }
 
-// ErrAbsent says that this host has none of a kind of hardware, which is then not sampled.
+// ErrAbsent says that this host has none of a kind of hardware, or that it is not read on this system; it is not sampled then.
 var ErrAbsent = errNone
 
 // CheckHardware reads one of the kinds that hardware lists, once, and returns how many readings there were: of devices,
