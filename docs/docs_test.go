@@ -90,3 +90,38 @@ func TestGuaranteesNameTests(t *testing.T) {
 	}
 	require.Len(t, regexp.MustCompile(`\bTest[A-Z]`).FindAllString(text, -1), named, "each is named behind its package")
 }
+
+// Each log line that a document quotes is one that is written. What stands for something else in a line is an ellipsis or a
+// number there; a colon is where an error begins that comes from elsewhere.
+func TestLogLines(t *testing.T) {
+	var source strings.Builder
+	require.NoError(t, filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && strings.HasPrefix(entry.Name(), ".") && path != "..":
+			return fs.SkipDir
+		case strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go"):
+			text, err := os.ReadFile(path)
+			source.Write(text)
+			return err
+		}
+		return nil
+	}))
+	// A text that is broken over lines of source is one.
+	text := regexp.MustCompile(`"\s*\+\s*"`).ReplaceAllString(source.String(), "")
+	text = strings.ReplaceAll(text, `\"`, `"`)
+	variable := regexp.MustCompile(`…|\d+|: |\[[a-z._]+\]`)
+	lines := 0
+	for path, document := range documents(t) {
+		for _, found := range regexp.MustCompile("`[EWID]! ([^`]*)`").FindAllStringSubmatch(document, -1) {
+			lines++
+			for _, part := range variable.Split(found[1], -1) {
+				if part = strings.Trim(part, " .,;:"); len(part) > 3 && !strings.HasPrefix(part, "Failed to connect") { // Telegraf's own
+					require.Contains(t, text, part, "%s quotes %s", path, found[0])
+				}
+			}
+		}
+	}
+	require.Greater(t, lines, 10)
+}
