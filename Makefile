@@ -73,17 +73,16 @@ bin/telegraf: .build/go.mod
 $(COMMANDS:%=bin/%) bin/quickstart:
 	$(GO) build $(BUILD_FLAGS) -trimpath -ldflags "$(COMMAND_LDFLAGS)" -o $@ ./cmd/$(@F)
 
-# A Telegraf that is not ours, for the tests of bin/telegraf-execd: the module as it is published, built from the cache.
-STOCK_TAGS = custom inputs.execd inputs.internal outputs.execd outputs.file parsers.influx serializers.influx
-
+# A Telegraf that is not ours, for the tests of bin/telegraf-execd and to compare with: the module as it is published, with the
+# same of its own plugins as bin/telegraf.
 .build/stock.mod: go.mod go.sum
 	mkdir -p .build
 	cp go.mod $@
 	sort -u go.sum "$$($(GO) list -m -f '{{.Dir}}' github.com/influxdata/telegraf)/go.sum" > .build/stock.sum
 
-.build/telegraf-stock: .build/stock.mod
-	$(GO) build -modfile=.build/stock.mod -mod=mod -trimpath -o $@ -tags "$(STOCK_TAGS)" \
-		-ldflags "-s -w -X github.com/influxdata/telegraf/internal.Version=$(TELEGRAF_VERSION)" \
+.build/telegraf-stock: .build/stock.mod telegraf.tags
+	$(GO) build -modfile=.build/stock.mod -mod=mod -trimpath -o $@ \
+		-tags "custom $(EDGE_TAGS) $(TELEGRAF_TAGS)" -ldflags "$(TELEGRAF_LDFLAGS)" \
 		github.com/influxdata/telegraf/cmd/telegraf
 
 .PHONY: run
