@@ -136,8 +136,14 @@ fuzz: ## Run each fuzz target for FUZZTIME.
 		done; \
 	done
 
+BENCH ?=
+
 .PHONY: bench
-bench: bin/telegraf bin/telegraf-execd ## Run all benchmarks, the side-by-side ones in bench/ among them.
+bench: bin/telegraf .build/telegraf-stock ## Measure beside stock Telegraf and write docs/benchmarks.md (20 minutes). BENCH=-short tries it.
+	$(GO) run ./bench/sidebyside $(BENCH)
+
+.PHONY: bench-micro
+bench-micro: bin/telegraf bin/telegraf-execd .build/telegraf-stock ## Run the micro-benchmarks beside the code.
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 .PHONY: docs

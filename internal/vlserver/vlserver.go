@@ -52,6 +52,9 @@ func New(path, addr, dir string) (*Server, error) {
 // URL is http://host:port.
 func (s *Server) URL() string { return "http://" + s.addr }
 
+// PID is the process's, between Start and Stop.
+func (s *Server) PID() int { return s.cmd.Process.Pid }
+
 // Start starts the process and returns when it answers, or with an error when ctx ends before.
 func (s *Server) Start(ctx context.Context) error {
 	s.cmd = exec.Command(s.path, "-storageDataPath="+s.dir, "-httpListenAddr="+s.addr) //nolint:gosec,noctx // Stop ends it

@@ -1,0 +1,273 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/edgetide/telegraf-victorialogs/bench/firehose"
+	"github.com/edgetide/telegraf-victorialogs/dlq"
+	"github.com/edgetide/telegraf-victorialogs/internal/deadletter"
+	"github.com/edgetide/telegraf-victorialogs/outputs/victorialogs"
+)
+
+// What is measured of dead letters.
+const (
+	diskBytes  = "bytes on disk/message"
+	restoreRow = "rows/s restored"
+)
+
+var (
+	writer, _ = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest)) // fails for wrong options alone
+	reader, _ = zstd.NewReader(nil)
+)
+
+func compress(text []byte) []byte            { return writer.EncodeAll(text, nil) }
+func decompress(body []byte) ([]byte, error) { return reader.DecodeAll(body, nil) }
+
+// closedAddress is one where nobody listens: a server that is away.
+func closedAddress() (string, error) {
+	address, err := freeAddress()
+	return "http://" + address, err
+}
+
+// fillBacklog writes dead letters as the plugin would, until they take so many bytes on disk, and returns how many rows
+// they hold.
+func fillBacklog(ctx context.Context, dir string, bodies []body, size int64) (rows int, err error) {
+	defaults := victorialogs.New().DLQ
+	disk, err := dlq.OpenDisk(dir, dlq.DiskOptions{Version: defaults.Version})
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, disk.Close()) }()
+	queue, err := dlq.NewQueue(disk, deadletter.Append, dlq.QueueOptions{Capacity: int64(defaults.Capacity)})
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, queue.Close(ctx)) }()
+	now := time.Now().UTC()
+	for written, i := int64(0), 0; written < size; i++ {
+		b := bodies[i%len(bodies)]
+		err := queue.Enqueue(ctx, &deadletter.Letter{
+			Route: deadletter.Route{Path: "/insert/jsonline", Query: "_stream_fields=host%2Cmeasurement", Encoding: "zstd"},
+			Count: b.rows, First: now, Last: now, Reason: "server_away", Run: "bench", Body: b.bytes,
+		})
+		if err != nil {
+			return 0, err
+		}
+		rows += b.rows
+		written += int64(len(b.bytes))
+	}
+	return rows, nil
+}
+
+// away is an agent of ours whose server is away, with dead letters in a directory.
+func (s *session) away(ctx context.Context, dead string, use func(context.Context, *agent) error) (err error) {
+	f, err := newHose()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	address, err := closedAddress()
+	if err != nil {
+		return err
+	}
+	a, err := s.start(wayNamed(ours), f, nil, site{dead: dead, logs: address}, false)
+	if err != nil {
+		return err
+	}
+	defer a.kill()
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	m := messages{first: a.sent}
+	if _, err := a.move(ctx, firehose.Load{N: 100, Message: m.message}); err != nil { // acknowledged after retry_budget
+		return err
+	}
+	if err := use(ctx, a); err != nil {
+		return err
+	}
+	return a.end()
+}
+
+// measureDisk: what a message takes on disk while the server is away, by the rate at which messages come.
+func (s *session) measureDisk(ctx context.Context, _ int) (err error) {
+	dead, err := os.MkdirTemp(s.dir, "dead")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dead)) }()
+	return s.away(ctx, dead, func(ctx context.Context, a *agent) error {
+		for _, r := range rates {
+			before, err := sizeOf(dead)
+			if err != nil {
+				return err
+			}
+			lasts := min(r.lasts, 4*time.Second)
+			if s.short {
+				lasts = 300 * time.Millisecond
+			}
+			m := messages{first: a.sent}
+			n := max(3, int(float64(r.perSecond)*lasts.Seconds()))
+			u, err := a.move(ctx, firehose.Load{N: n, Rate: float64(r.perSecond), Message: m.message, Window: 20_000})
+			if err != nil {
+				return err
+			}
+			after, err := sizeOf(dead)
+			if err != nil {
+				return err
+			}
+			at := strconv.Itoa(r.perSecond)
+			s.note(point{"disk", ours, at, diskBytes}, float64(after-before)/float64(n))
+			s.note(point{"disk", ours, at, cpuEach}, u.cpuEach())
+		}
+		return nil
+	})
+}
+
+// measureBacklog: the server is away, and so many bytes of dead letters lie there already.
+func (s *session) measureBacklog(ctx context.Context, _ int) error {
+	bodies, err := readyBodies(s.scaled(100_000))
+	if err != nil {
+		return err
+	}
+	for _, size := range s.backlogs() {
+		if err := s.withBacklog(ctx, bodies, size); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// backlogs are the sizes that are measured, in bytes.
+func (s *session) backlogs() []int64 {
+	sizes := []int64{0, s.backlog / 16, s.backlog / 4, s.backlog}
+	if s.short {
+		sizes = []int64{0, s.backlog}
+	}
+	return sizes
+}
+
+func (s *session) withBacklog(ctx context.Context, bodies []body, size int64) (err error) {
+	dead, err := os.MkdirTemp(s.dir, "dead")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dead)) }()
+	if _, err := fillBacklog(ctx, dead, bodies, size); err != nil {
+		return err
+	}
+	return s.away(ctx, dead, func(ctx context.Context, a *agent) error {
+		m := messages{first: a.sent}
+		u, err := a.move(ctx, firehose.Load{N: s.scaled(40_000), Rate: 10_000, Message: m.message, Window: 20_000})
+		if err != nil {
+			return err
+		}
+		s.note(point{"backlog", ours, mebibytes(size), cpuEach}, u.cpuEach())
+		s.note(point{"backlog", ours, mebibytes(size), memory}, u.memory)
+		s.note(point{"backlog", ours, mebibytes(size), peakMemory}, u.peak)
+		return nil
+	})
+}
+
+func mebibytes(size int64) string { return thousands(size>>20) + " MiB" }
+
+// measureRestore: a backlog comes back to a server that takes it, when nothing else runs; beside it the bare client.
+func (s *session) measureRestore(ctx context.Context, _ int) (err error) {
+	bodies, err := readyBodies(s.scaled(100_000))
+	if err != nil {
+		return err
+	}
+	dead, err := os.MkdirTemp(s.dir, "dead")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dead)) }()
+	rows, err := fillBacklog(ctx, dead, bodies, s.backlog)
+	if err != nil {
+		return err
+	}
+	if err := s.restore(ctx, dead, rows); err != nil {
+		return err
+	}
+	logs, err := newStandIn(false)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	n, err := post(ctx, logs.URL(), bodies, 2, rows)
+	took := time.Since(began)
+	if err := errors.Join(err, logs.Close()); err != nil {
+		return err
+	}
+	s.note(point{"restore", bareClient, mebibytes(s.backlog), restoreRow}, float64(n)/took.Seconds())
+	return nil
+}
+
+func (s *session) restore(ctx context.Context, dead string, rows int) (err error) {
+	f, err := newHose() // an input must be there
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	logs, err := newStandIn(false)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, logs.Close()) }()
+	a, err := s.start(wayNamed(ours), f, logs, site{dead: dead}, false)
+	if err != nil {
+		return err
+	}
+	defer a.kill()
+	ctx, cancel := a.while(ctx)
+	defer cancel()
+	if err := logs.wait(ctx, 1); err != nil {
+		return a.failed(err)
+	}
+	began := time.Now()
+	first, err := logs.count(ctx)
+	if err != nil {
+		return err
+	}
+	before, err := a.cpu()
+	if err != nil {
+		return err
+	}
+	stop := make(chan struct{})
+	used := make(chan float64)
+	go func() { used <- a.watchMemory(stop) }()
+	err = logs.wait(ctx, rows)
+	took := time.Since(began)
+	close(stop)
+	median := <-used
+	if err != nil {
+		return a.failed(err)
+	}
+	after, err := a.cpu()
+	if err != nil {
+		return err
+	}
+	_, peak, err := a.memory()
+	if err != nil {
+		return err
+	}
+	at := mebibytes(s.backlog)
+	s.note(point{"restore", ours, at, restoreRow}, float64(rows-first)/took.Seconds())
+	s.note(point{"restore", ours, at, cpuEach}, float64((after-before).Nanoseconds())/1e3/float64(rows-first))
+	s.note(point{"restore", ours, at, memory}, median)
+	s.note(point{"restore", ours, at, peakMemory}, peak)
+	if err := a.end(); err != nil {
+		return err
+	}
+	left, err := filepath.Glob(filepath.Join(dead, "*"))
+	if err == nil && len(left) > 20 {
+		err = fmt.Errorf("%d files are left of the backlog", len(left))
+	}
+	return err
+}
