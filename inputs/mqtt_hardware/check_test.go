@@ -86,7 +86,8 @@ func TestCheckBrokersStages(t *testing.T) {
 	}
 	require.Equal(t, []Stage{StageConnect, StageConnect, StageLogin, StageLogin, StageSubscribe}, stages)
 	require.ErrorContains(t, checks[3].Err, "no answer in time")
-	require.ErrorContains(t, checks[4].Err, `"t/#": the connection was lost`)
+	require.ErrorContains(t, checks[4].Err, `"t/#": `)
+	require.ErrorContains(t, checks[4].Err, "connection") // was lost; the library may be the first to say so
 }
 
 func TestCheckListen(t *testing.T) {
