@@ -57,6 +57,9 @@ func ping(ctx context.Context, addr string, times int) (err error) {
 		return fmt.Errorf("the answer to CONNECT was %s", answer)
 	}
 	for range times {
+		if err := conn.SetDeadline(time.Now().Add(dialTimeout)); err != nil {
+			return err
+		}
 		if err := packets.NewControlPacket(packets.Pingreq).Write(conn); err != nil {
 			return err
 		}

@@ -4,11 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
-	"strconv"
 	"sync"
-	"sync/atomic"
 
 	"github.com/mochi-mqtt/server/v2/listeners"
 )
@@ -27,45 +24,12 @@ type listener struct {
 }
 
 func listen(addr string) (*listener, error) {
-	var (
-		lc   net.ListenConfig
-		open net.Listener
-	)
-	host, port, err := net.SplitHostPort(addr)
-	if err == nil && port == "0" {
-		open, err = listenFree(host)
-	} else if err == nil {
-		open, err = lc.Listen(context.Background(), "tcp", addr)
-	}
+	var lc net.ListenConfig
+	open, err := lc.Listen(context.Background(), "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen for MQTT clients: %w", err)
 	}
 	return &listener{open: open, conns: make(map[net.Conn]struct{})}, nil
-}
-
-// Ports of brokers are below those that Linux gives to connections, and to listeners that ask for port 0 (32768 and above,
-// ip_local_port_range in ip(7)): a broker that was stopped finds its port free when it comes back. No two of a process
-// are the same.
-const (
-	firstPort = 20000
-	ports     = 12000
-)
-
-var lastPort atomic.Uint32
-
-func init() { lastPort.Store(rand.Uint32N(ports)) }
-
-// listenFree listens on the next free port.
-func listenFree(host string) (open net.Listener, err error) {
-	var lc net.ListenConfig
-	for range 100 {
-		port := firstPort + lastPort.Add(1)%ports
-		open, err = lc.Listen(context.Background(), "tcp", net.JoinHostPort(host, strconv.FormatUint(uint64(port), 10)))
-		if err == nil {
-			return open, nil
-		}
-	}
-	return nil, err
 }
 
 // Init does nothing: the socket is open.

@@ -29,9 +29,10 @@ type Mochi struct {
 	opts   MochiOptions
 	window *window
 
-	mu     sync.Mutex
-	addr   string        // host:port; with the real port from the first Start on
-	server *mochi.Server // nil while stopped
+	mu       sync.Mutex
+	addr     string        // host:port; with the real port from the first Start on
+	reserved *reservation  // nil if the port was given
+	server   *mochi.Server // nil while stopped
 }
 
 var _ Broker = (*Mochi)(nil)
@@ -100,6 +101,13 @@ func (m *Mochi) start() error {
 		return fmt.Errorf("start mochi on %s: %w", m.addr, ErrRunning)
 	}
 
+	if host, port, err := net.SplitHostPort(m.addr); err == nil && port == "0" {
+		if port, m.reserved, err = reservePort(host); err != nil {
+			return fmt.Errorf("start mochi: %w", err)
+		}
+		m.addr = net.JoinHostPort(host, port)
+	}
+
 	caps := mochi.NewDefaultServerCapabilities()
 	caps.MaximumClientWritesPending = 1 << 16 // retained messages and wills alone go that way
 	caps.MaximumInflight = 1<<16 - 1          // the window is ours
@@ -119,7 +127,11 @@ func (m *Mochi) start() error {
 	if err := server.AddHook(m.window, nil); err != nil {
 		return fmt.Errorf("start mochi on %s: %w", m.addr, err)
 	}
-	l, err := listen(m.addr)
+	bind := listen
+	if m.reserved != nil {
+		bind = listenAgain
+	}
+	l, err := bind(m.addr)
 	if err != nil {
 		return fmt.Errorf("start mochi: %w", err)
 	}

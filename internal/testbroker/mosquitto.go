@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -47,9 +46,10 @@ type MosquittoOptions struct {
 type Mosquitto struct {
 	opts MosquittoOptions
 
-	mu      sync.Mutex
-	port    int      // 0 before the first Start
-	process *process // nil while stopped
+	mu       sync.Mutex
+	port     string // empty before the first Start
+	reserved *reservation
+	process  *process // nil while stopped
 }
 
 // process is one run of the program. Its goroutine ends with it.
@@ -141,7 +141,7 @@ func (*Mosquitto) Unacked(string) (int, error) {
 	return 0, fmt.Errorf("mosquitto does not tell the unacknowledged messages of a client: %w", errors.ErrUnsupported)
 }
 
-func (m *Mosquitto) addr() string    { return net.JoinHostPort("127.0.0.1", strconv.Itoa(m.port)) }
+func (m *Mosquitto) addr() string    { return net.JoinHostPort("127.0.0.1", m.port) }
 func (m *Mosquitto) logPath() string { return filepath.Join(m.opts.Dir, "mosquitto.log") }
 
 func (m *Mosquitto) start() error {
@@ -153,12 +153,12 @@ func (m *Mosquitto) start() error {
 			return fmt.Errorf("start mosquitto on %s: %w", m.addr(), ErrRunning)
 		}
 	}
-	if m.port == 0 {
-		port, err := freePort()
+	if m.port == "" {
+		port, reserved, err := reservePort("127.0.0.1")
 		if err != nil {
 			return err
 		}
-		m.port = port
+		m.port, m.reserved = port, reserved
 	}
 	conf := filepath.Join(m.opts.Dir, "mosquitto.conf")
 	if err := os.WriteFile(conf, m.configuration(), 0o600); err != nil {
@@ -234,7 +234,7 @@ func (m *Mosquitto) configuration() []byte {
 	if os.Geteuid() == 0 {
 		line("user", "root") // user mosquitto could not write into Dir
 	}
-	line("listener", fmt.Sprintf("%d 127.0.0.1", m.port))
+	line("listener", m.port+" 127.0.0.1")
 	line("allow_anonymous", true)
 	line("persistence", true)
 	line("persistence_location", m.opts.Dir+string(filepath.Separator))
@@ -248,19 +248,6 @@ func (m *Mosquitto) configuration() []byte {
 		b.WriteString(l + "\n")
 	}
 	return b.Bytes()
-}
-
-// freePort returns a port that was free a moment ago.
-func freePort() (int, error) {
-	l, err := listenFree("127.0.0.1")
-	if err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
-	}
-	_, text, err := net.SplitHostPort(l.Addr().String())
-	if err := errors.Join(err, l.Close()); err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
-	}
-	return strconv.Atoi(text)
 }
 
 func tail(text string) string {
