@@ -72,10 +72,11 @@ func (d *document) conditions() {
 	d.line("- A message is a JSON object of %d bytes with 6 fields, QoS 1. %d rounds at most, %s in all.", payloadSize, d.rounds,
 		f.took.Round(time.Second))
 	d.line("- CPU is the time of the agent's process, user and kernel, between two moments at which nothing is under way.")
+	d.line("- Peers that are on PATH are taken along: fluent-bit, vector and redpanda-connect, whose adapters are untested, and vlagent.")
 	if len(f.peers) > 0 {
-		d.line("- Peers that were on PATH: %s.", strings.Join(f.peers, "; "))
+		d.line("  Here were: %s.", strings.Join(f.peers, "; "))
 	} else {
-		d.line("- No peer was on PATH; fluent-bit, vector, redpanda-connect and vlagent are taken along where they are.")
+		d.line("  Here was none.")
 	}
 	d.line("")
 	for _, w := range d.ways {
@@ -129,13 +130,13 @@ func (d *document) goals() {
 	most("Latency at 100 messages/s: p99 under 30 ms", at("latency", ours, "100", p99), 30)
 	ratio("Memory at 10,000 messages/s: at most stock's (1.0)", at("latency", ours, "10000", memory), at("latency", loki, "10000", memory), 1)
 	if sizes := d.backlogs(); r.has(at("backlog", ours, mebibytes(sizes[0]), memory)) {
-		low, high := math.Inf(1), 0.0
-		for _, size := range sizes {
+		low, high := math.Inf(1), 0.0 // with something on disk, whose reading takes its buffers
+		for _, size := range sizes[1:] {
 			v := r.median(at("backlog", ours, mebibytes(size), memory))
 			low, high = min(low, v), max(high, v)
 		}
-		goal("Memory through an outage: flat whatever the backlog (within 10 %)", high/low,
-			fmt.Sprintf("%s … %s MiB", number(low), number(high)), high/low <= 1.1)
+		goal("Memory through an outage: flat whatever the backlog (within 10 %)", high/low, fmt.Sprintf("%s … %s MiB; %s without one",
+			number(low), number(high), number(r.median(at("backlog", ours, mebibytes(sizes[0]), memory)))), high/low <= 1.1)
 	}
 	for _, place := range []string{standInName, realName} {
 		ratioLeast("Output alone, into "+place+": at least 0.9 of a bare client's rows", at("output", ours, place, rowRate),

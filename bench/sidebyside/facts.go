@@ -49,6 +49,9 @@ func (s *session) gatherFacts(ctx context.Context) facts {
 			f.peers = append(f.peers, version(ctx, w.program(s.options), "--version"))
 		}
 	}
+	if path, err := exec.LookPath("vlagent"); err == nil {
+		f.peers = append(f.peers, "vlagent "+version(ctx, path, "-version"))
+	}
 	return f
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -122,10 +123,9 @@ func post(ctx context.Context, url string, bodies []body, connections, n int) (r
 		sending.Go(func() {
 			for sent.Load() < int64(n) && ctx.Err() == nil {
 				b := bodies[int(next.Add(1)-1)%len(bodies)]
-				if sent.Add(int64(b.rows)); true {
-					if err := postOne(ctx, transport, url, b); err != nil {
-						cancel(err)
-					}
+				sent.Add(int64(b.rows))
+				if err := postOne(ctx, transport, url, b); err != nil {
+					cancel(err)
 				}
 			}
 		})
@@ -255,19 +255,23 @@ func (s *session) throughVlagent(ctx context.Context, path string, logs receiver
 	defer p.kill()
 	ctx, cancel := p.while(ctx)
 	defer cancel()
-	for ctx.Err() == nil { // until it listens
-		if _, err = post(ctx, "http://"+address, bodies, 1, 0); err == nil {
-			if n, err = post(ctx, "http://"+address, bodies, 2, rows); err == nil {
-				err = logs.wait(ctx, n)
-			}
-			break
+	for !listens(ctx, address) {
+		if err := pause(ctx, 50*time.Millisecond); err != nil {
+			return 0, p.failed(err)
 		}
-		_ = pause(ctx, 50*time.Millisecond)
+	}
+	if n, err = post(ctx, "http://"+address, bodies, 2, rows); err == nil {
+		err = logs.wait(ctx, n)
 	}
 	if err != nil {
 		return 0, p.failed(err)
 	}
 	return n, p.stop()
+}
+
+func listens(ctx context.Context, address string) bool {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+	return err == nil && conn.Close() == nil
 }
 
 // measureServer: what rows cost a real VictoriaLogs, by how many come in a request.
