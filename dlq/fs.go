@@ -62,7 +62,7 @@ const (
 func (o osFS) path(name string) string { return filepath.Join(o.dir, filepath.FromSlash(name)) }
 
 func (o osFS) Create(name string) (file, error) {
-	f, err := os.OpenFile(o.path(name), os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
+	f, err := openShared(o.path(name), os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
 	return osFile{f}, err
 }
 
@@ -71,9 +71,9 @@ func (o osFS) Open(name string, create bool) (file, error) {
 	if create {
 		flags |= os.O_CREATE
 	}
-	f, err := os.OpenFile(o.path(name), flags, fileMode)
+	f, err := openShared(o.path(name), flags, fileMode)
 	if !create && (errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS)) { // restoring only reads
-		f, err = os.Open(o.path(name))
+		f, err = openShared(o.path(name), os.O_RDONLY, 0)
 	}
 	return osFile{f}, err
 }

@@ -298,7 +298,7 @@ func (f File) Verify() (Report, error) {
 type readOnlyFS struct{ osFS }
 
 func (r readOnlyFS) Open(name string, _ bool) (file, error) {
-	f, err := os.Open(r.path(name))
+	f, err := openShared(r.path(name), os.O_RDONLY, 0)
 	return osFile{f}, err
 }
 
