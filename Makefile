@@ -175,8 +175,12 @@ tidy-check:
 	cd tools && $(GO) mod tidy -diff
 	$(GO) vet ./...
 
+.PHONY: cross-check
+cross-check: ## Check the types of our packages on platforms that nobody tests on; make dist builds for them.
+	$(GO) run -C tools ./cross linux/arm windows/amd64 darwin/arm64
+
 .PHONY: check
-check: tidy-check lint build licences vuln race ## All that CI runs: this and `make test`.
+check: tidy-check cross-check lint build licences vuln race ## All that CI runs: this and `make test`.
 	$(MAKE) test
 
 include packaging/dist.mk

@@ -98,6 +98,6 @@ func moveFromPipe(pipe, file *os.File, at int64) (int64, error) {
 		case n == 0:
 			return 0, io.EOF
 		}
-		return n, nil
+		return int64(n), nil //nolint:unconvert // an int on 32 bits
 	}
 }
