@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -119,6 +120,43 @@ func TestOpensOnAFullDiskAfterACrashInSalvage(t *testing.T) {
 	d, err := openDisk("mem", image, o)
 	require.NoError(t, err, "nothing can be restored, so the disk stays full")
 	require.NoError(t, d.Close())
+}
+
+// TestTornSealIsNoDamage cuts a dump off within what seals it, as a full disk does and a crash may: nobody is to look at that.
+func TestTornSealIsNoDamage(t *testing.T) {
+	sealed := t.TempDir()
+	d, err := OpenDisk(sealed, DiskOptions{})
+	require.NoError(t, err)
+	dumpOf(t, d, "a", "b")
+	require.NoError(t, d.Close())
+	whole, err := os.ReadFile(filepath.Join(sealed, fileName(1, dumpSuffix)))
+	require.NoError(t, err)
+	seal := bytes.LastIndex(whole, []byte(headerMagic))
+
+	salvaged := func(b []byte) (*Disk, []os.DirEntry) {
+		dir := t.TempDir()
+		require.NoError(t, os.WriteFile(filepath.Join(dir, fileName(1, openSuffix)), b, fileMode))
+		d, err := OpenDisk(dir, DiskOptions{})
+		require.NoError(t, err)
+		aside, err := os.ReadDir(filepath.Join(dir, quarantineDir))
+		require.NoError(t, err)
+		return d, aside
+	}
+	for end := seal; end <= len(whole); end++ {
+		for _, zeros := range []int{0, 100} {
+			d, aside := salvaged(append(slices.Clone(whole[:end]), make([]byte, zeros)...))
+			require.Empty(t, aside, "%d bytes of %d", end-seal, len(whole)-seal)
+			require.Equal(t, []string{"a", "b"}, drained(t, d, RestorerOptions[string]{}))
+			require.NoError(t, d.Close())
+		}
+	}
+	for at := seal; at < len(whole)-1; at++ {
+		torn := slices.Clone(whole[:len(whole)-1])
+		torn[at] ^= 1
+		d, aside := salvaged(torn)
+		require.NotEmpty(t, aside, "byte %d of what seals the dump is another", at-seal)
+		require.NoError(t, d.Close())
+	}
 }
 
 // TestFullDiskDoesNotStopRestoring cannot write progress while it delivers: what is on the disk must go all the same, and

@@ -218,8 +218,8 @@ func (d *Disk) add(s survey, foot footer, size int64) {
 	d.o.Logger.Info("salvaged a dump that was not sealed", "sequence", s.header.sequence, "items", foot.items)
 }
 
-// keepTail sets aside what stands behind the last whole block, unless it is nothing but zeros: it may be a block that was
-// durable once.
+// keepTail sets aside what stands behind the last whole block, unless it is nothing but zeros or the beginning of what seals
+// a dump: it may be a block that was durable once.
 func (d *Disk) keepTail(f file, s survey) error {
 	if s.size == s.end {
 		return nil
@@ -228,7 +228,7 @@ func (d *Disk) keepTail(f file, s survey) error {
 	if _, err := f.ReadAt(tail, s.end); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	if len(bytes.Trim(tail, "\x00")) == 0 {
+	if s.beginsSeal(bytes.TrimRight(tail, "\x00")) {
 		return nil
 	}
 	name := path.Join(quarantineDir, fileName(s.header.sequence, ".tail"))
@@ -240,6 +240,18 @@ func (d *Disk) keepTail(f file, s survey) error {
 		err = d.fs.SyncDir(quarantineDir)
 	}
 	return err
+}
+
+// beginsSeal reports whether the tail is the beginning of what seals this dump, for any reason: a full disk had no room for
+// more of it, or a crash came before it was durable.
+func (s survey) beginsSeal(tail []byte) bool {
+	for reason := ReasonSize; reason <= ReasonSalvaged; reason++ {
+		foot := footer{reason: reason, items: s.items, bytes: s.bytes, length: uint64(s.end)} //nolint:gosec // a length
+		if bytes.HasPrefix(appendTail(nil, s.header, foot), tail) {
+			return true
+		}
+	}
+	return false
 }
 
 // rewrite publishes a dump with the whole blocks of a damaged one.
