@@ -123,7 +123,7 @@ func (s *session) checkLogin(ctx context.Context, server *url.URL, l login, lost
 	opening := &opening{}
 	stopOpening := context.AfterFunc(ctx, opening.abort)
 	defer stopOpening()
-	open := func(server *url.URL) (net.Conn, error) {
+	open := func(server *url.URL) (*gatheredConn, error) {
 		conn, err := dial(ctx, server, s.timeout, s.tls)
 		if err != nil {
 			dialError = err // the library's own has lost what it wraps

@@ -41,7 +41,7 @@ type login struct {
 }
 
 // dialer opens the connection to a server; it is aborted when the plugin stops.
-type dialer func(server *url.URL) (net.Conn, error)
+type dialer func(server *url.URL) (*gatheredConn, error)
 
 // client3 is a connection with MQTT 3.1.1.
 type client3 struct{ mqtt.Client }
@@ -57,7 +57,7 @@ func connect3(servers []*url.URL, dial dialer, l login, received func(mqtt.Messa
 	options.SetAutoReconnect(false)
 	options.SetAutoAckDisabled(true)
 	options.SetOrderMatters(true)
-	options.SetStore(releases{mqtt.NewMemoryStore(), released})
+	options.SetStore(releases{released: released})
 	options.SetConnectTimeout(l.timeout)
 	options.SetKeepAlive(l.keepalive)
 	options.SetPingTimeout(l.ping)
@@ -66,8 +66,14 @@ func connect3(servers []*url.URL, dial dialer, l login, received func(mqtt.Messa
 	if l.will != nil {
 		options.SetWill(l.will.topic, l.will.payload, 1, true)
 	}
-	options.SetCustomOpenConnectionFn(func(server *url.URL, _ mqtt.ClientOptions) (net.Conn, error) { return dial(server) })
-	options.SetDefaultPublishHandler(func(_ mqtt.Client, m mqtt.Message) { received(m) })
+	options.SetCustomOpenConnectionFn(func(server *url.URL, _ mqtt.ClientOptions) (net.Conn, error) {
+		conn, err := dial(server)
+		if err != nil {
+			return nil, err
+		}
+		return &shortcut{gatheredConn: conn, received: received}, nil
+	})
+	options.SetDefaultPublishHandler(func(_ mqtt.Client, m mqtt.Message) { received(m) }) // of those with QoS 2
 	options.SetConnectionLostHandler(func(_ mqtt.Client, err error) { lost(err) })
 
 	connection := mqtt.NewClient(options)
@@ -94,18 +100,24 @@ func (e refusedError) Unwrap() []error { return []error{errRefused, e.error} }
 
 var errUnknownToken = errors.New("the MQTT library returned an unknown token")
 
-// releases is the library's store, which it tells of each PUBREL before it answers it; nothing else does.
+// releases is the library's store, which it tells of each PUBREL before it answers it; nothing else does. It stores nothing:
+// the library asks for what is stored when it connects again, which it never does here.
 type releases struct {
-	mqtt.Store
 	released func(id uint16)
 }
 
+func (releases) Open()                            {}
+func (releases) Close()                           {}
+func (releases) Reset()                           {}
+func (releases) All() []string                    { return nil }
+func (releases) Get(string) packets.ControlPacket { return nil }
+func (releases) Del(string)                       {}
+
 // Put is called by the library.
-func (r releases) Put(key string, p packets.ControlPacket) {
+func (r releases) Put(_ string, p packets.ControlPacket) {
 	if pubrel, ok := p.(*packets.PubrelPacket); ok {
 		r.released(pubrel.MessageID)
 	}
-	r.Store.Put(key, p)
 }
 
 func (c client3) subscribe(ctx context.Context, topics []string, qos byte) (codes []byte, err error) {

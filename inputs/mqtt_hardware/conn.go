@@ -27,7 +27,7 @@ var (
 
 // dial opens the connection to a broker. It takes the place of the MQTT library's own dialling, so that every kind of
 // connection is read and written through a gatheredConn.
-func dial(ctx context.Context, broker *url.URL, timeout time.Duration, tlsConfig *tls.Config) (net.Conn, error) {
+func dial(ctx context.Context, broker *url.URL, timeout time.Duration, tlsConfig *tls.Config) (*gatheredConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	var (

@@ -432,9 +432,7 @@ func dialTest(t *testing.T, address string, config *tls.Config) *gatheredConn {
 	require.NoError(t, err)
 	conn, err := dial(context.Background(), u, soon, config)
 	require.NoError(t, err)
-	c, ok := conn.(*gatheredConn)
-	require.True(t, ok)
-	return c
+	return conn
 }
 
 func BenchmarkGatheredConnWrite(b *testing.B) {

@@ -384,26 +384,33 @@ func (f *flow) settle(m *message, delivered bool) {
 // acknowledge tells the broker what Telegraf delivered, until stop. It may wait there for a connection that is stuck.
 func (f *flow) acknowledge(stop <-chan struct{}) {
 	var batch []settlement
+	var publishes []mqtt.Message
 	for {
 		select {
 		case <-stop:
 			return
 		case <-f.ackWake:
 		}
+		released := 0 // counted only after their acknowledgement, for which drain waits
 		f.mu.Lock()
 		batch, f.settled = f.settled, batch[:0]
-		f.mu.Unlock()
-		released := 0 // counted only after their acknowledgement, for which drain waits
 		for _, s := range batch {
 			publish, first := f.resolve(s)
 			if publish != nil {
-				publish.Ack()
-				f.stats.acked.Incr(1)
+				publishes = append(publishes, publish)
 			}
 			if first {
 				released++
 			}
 		}
+		f.stats.unacked.Set(int64(len(f.unacked)))
+		f.mu.Unlock()
+		for _, publish := range publishes {
+			publish.Ack()
+			f.stats.acked.Incr(1)
+		}
+		clear(publishes)
+		publishes = publishes[:0]
 		f.mu.Lock()
 		f.handed -= released
 		f.finishIfIdle()
@@ -414,10 +421,8 @@ func (f *flow) acknowledge(stop <-chan struct{}) {
 }
 
 // resolve takes a settled message out of the flow, or back into it. It returns what is to be acknowledged, if anything,
-// and whether this is the first time that the message was found delivered.
+// and whether this is the first time that the message was found delivered. It is called under the lock.
 func (f *flow) resolve(s settlement) (publish mqtt.Message, first bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	m := s.message
 	if !s.delivered {
 		f.rejected = append(f.rejected, m)
@@ -436,7 +441,6 @@ func (f *flow) resolve(s settlement) (publish mqtt.Message, first bool) {
 	if f.unreleased != nil && m.publish.Qos() == 2 {
 		f.unreleased[m.publish.MessageID()] = m
 	}
-	f.stats.unacked.Set(int64(len(f.unacked)))
 	return m.publish, first
 }
 

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"slices"
 	"strings"
@@ -181,7 +180,7 @@ func (s *session) connect(ctx context.Context, lost context.CancelCauseFunc) (c 
 	opening := &opening{}
 	stopOpening := context.AfterFunc(ctx, opening.abort)
 	defer stopOpening()
-	dial := func(server *url.URL) (net.Conn, error) {
+	dial := func(server *url.URL) (*gatheredConn, error) {
 		conn, err := dial(ctx, server, s.timeout, s.tls)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", server.Redacted(), err)
@@ -249,11 +248,11 @@ const (
 // opening is the connection that is being set up, to be closed when the plugin stops meanwhile.
 type opening struct {
 	mu      sync.Mutex
-	conn    net.Conn
+	conn    *gatheredConn
 	aborted bool
 }
 
-func (o *opening) watch(conn net.Conn) net.Conn {
+func (o *opening) watch(conn *gatheredConn) *gatheredConn {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.conn = conn

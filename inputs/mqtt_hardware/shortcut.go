@@ -1,0 +1,132 @@
+package mqtt_hardware
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+
+	mqtt "github.com/eclipse/paho.mqtt.golang"
+)
+
+// shortcut is a connection with MQTT 3.1.1 that takes PUBLISH with QoS 0 and 1 out of what the MQTT library reads and hands it
+// over at once, on the library's reading goroutine. The library would bring each message through three goroutines and its
+// acknowledgement through two more, which costs more than all else that is done for a message. Every other packet is the
+// library's: the handshake, pings, subscriptions, and QoS 2.
+type shortcut struct {
+	*gatheredConn
+	received func(mqtt.Message)
+	answered bool // CONNACK, which comes before all else, was seen
+	left     int  // bytes of a packet that is the library's
+}
+
+// Control packets (MQTT 3.1.1 section 2.2): the high half of a packet's first byte, and the flags of PUBLISH in the low one.
+const (
+	packetPublish = 3 << 4
+	packetPuback  = 4 << 4
+
+	flagRetain    = 1 << 0
+	flagDuplicate = 1 << 3
+)
+
+var errMalformedPacket = errors.New("the broker sent a malformed packet")
+
+// Read gives the library what is its own.
+func (s *shortcut) Read(p []byte) (int, error) {
+	for s.left == 0 {
+		if err := s.next(); err != nil {
+			return 0, err
+		}
+	}
+	n, err := s.gatheredConn.Read(p[:min(len(p), s.left)])
+	s.left -= n
+	return n, err
+}
+
+// next hands the next packet over, or leaves it to the library.
+func (s *shortcut) next() error {
+	first, header, length, err := s.peekHeader()
+	if err != nil {
+		return err
+	}
+	qos := first >> 1 & 3
+	if first&0xf0 != packetPublish || qos > 1 || !s.answered {
+		s.answered = true
+		s.left = header + length
+		return nil
+	}
+	if _, err := s.in.Discard(header); err != nil {
+		return err
+	}
+	m := &publish3{to: s.gatheredConn, flags: first}
+	body := make([]byte, length)
+	if _, err := io.ReadFull(s.in, body); err != nil {
+		return err
+	}
+	topic, rest, ok := cutString(body)
+	if ok && qos > 0 {
+		if ok = len(rest) >= 2; ok {
+			m.puback = [4]byte{packetPuback, 2, rest[0], rest[1]}
+			rest = rest[2:]
+		}
+	}
+	if !ok {
+		return fmt.Errorf("%w: a PUBLISH of %d bytes ends within its topic or identifier", errMalformedPacket, length)
+	}
+	m.topic, m.payload = string(topic), rest
+	s.received(m)
+	return nil
+}
+
+// peekHeader returns a packet's first byte, the length of its fixed header, and that of the rest (MQTT 3.1.1 section 2.2.3).
+func (s *shortcut) peekHeader() (first byte, header, length int, err error) {
+	const most = 5
+	for header = 2; header <= most; header++ {
+		b, err := s.in.Peek(header)
+		if err != nil {
+			return 0, 0, 0, err
+		}
+		last := b[header-1]
+		length |= int(last&0x7f) << (7 * (header - 2))
+		if last < 0x80 {
+			return b[0], header, length, nil
+		}
+	}
+	return 0, 0, 0, fmt.Errorf("%w: its length has more than four bytes", errMalformedPacket)
+}
+
+// cutString takes a text with its length before it off the start of b (MQTT 3.1.1 section 1.5.3).
+func cutString(b []byte) (text, rest []byte, ok bool) {
+	if len(b) < 2 {
+		return nil, nil, false
+	}
+	end := 2 + int(binary.BigEndian.Uint16(b))
+	if end > len(b) {
+		return nil, nil, false
+	}
+	return b[2:end], b[end:], true
+}
+
+// publish3 is a PUBLISH that took the shortcut.
+type publish3 struct {
+	to      net.Conn
+	flags   byte
+	topic   string
+	payload []byte
+	puback  [4]byte // the whole packet
+}
+
+func (p *publish3) Duplicate() bool   { return p.flags&flagDuplicate != 0 }
+func (p *publish3) Qos() byte         { return p.flags >> 1 & 3 }
+func (p *publish3) Retained() bool    { return p.flags&flagRetain != 0 }
+func (p *publish3) Topic() string     { return p.topic }
+func (p *publish3) MessageID() uint16 { return binary.BigEndian.Uint16(p.puback[2:]) }
+func (p *publish3) Payload() []byte   { return p.payload }
+
+// Ack sends PUBACK. That a connection is broken its reader learns.
+func (p *publish3) Ack() {
+	if p.Qos() > 0 {
+		_, _ = p.to.Write(p.puback[:])
+	}
+}
