@@ -177,7 +177,8 @@ func (s *session) withBacklog(ctx context.Context, bodies []body, size int64) (e
 
 func mebibytes(size int64) string { return thousands(size>>20) + " MiB" }
 
-// measureRestore: a backlog comes back to a server that takes it, when nothing else runs; beside it the bare client.
+// measureRestore: a backlog comes back to a server that takes it, when nothing else runs; beside it the bare client. The
+// receiver has a core of its own, as if it were another machine.
 func (s *session) measureRestore(ctx context.Context, _ int) (err error) {
 	bodies, err := readyBodies(s.scaled(100_000))
 	if err != nil {
@@ -192,6 +193,11 @@ func (s *session) measureRestore(ctx context.Context, _ int) (err error) {
 	if err != nil {
 		return err
 	}
+	back, err := confine()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, back()) }()
 	if err := s.restore(ctx, dead, rows); err != nil {
 		return err
 	}
@@ -199,13 +205,13 @@ func (s *session) measureRestore(ctx context.Context, _ int) (err error) {
 	if err != nil {
 		return err
 	}
-	began := time.Now()
-	n, err := post(ctx, logs.URL(), bodies, 2, rows)
-	took := time.Since(began)
-	if err := errors.Join(err, logs.Close()); err != nil {
+	defer func() { err = errors.Join(err, logs.Close()) }()
+	rate, cpu, err := sending(ctx, logs, sendTwo, logs.URL(), rows)
+	if err != nil {
 		return err
 	}
-	s.note(point{"restore", bareClient, mebibytes(s.backlog), restoreRow}, float64(n)/took.Seconds())
+	s.note(point{"restore", bareClient, mebibytes(s.backlog), restoreRow}, rate)
+	s.note(point{"restore", bareClient, mebibytes(s.backlog), cpuEach}, cpu)
 	return nil
 }
 
@@ -225,31 +231,10 @@ func (s *session) restore(ctx context.Context, dead string, rows int) (err error
 		return err
 	}
 	defer a.kill()
-	ctx, cancel := a.while(ctx)
-	defer cancel()
-	if err := logs.wait(ctx, 1); err != nil {
-		return a.failed(err)
-	}
-	began := time.Now()
-	first, err := logs.count(ctx)
-	if err != nil {
-		return err
-	}
-	before, err := a.cpu()
-	if err != nil {
-		return err
-	}
 	stop := make(chan struct{})
-	used := make(chan float64)
-	go func() { used <- a.watchMemory(stop) }()
-	err = logs.wait(ctx, rows)
-	took := time.Since(began)
+	used := make(chan float64, 1)
+	rate, cpu, err := a.storing(ctx, logs, rows, func() { go func() { used <- a.watchMemory(stop) }() })
 	close(stop)
-	median := <-used
-	if err != nil {
-		return a.failed(err)
-	}
-	after, err := a.cpu()
 	if err != nil {
 		return err
 	}
@@ -258,9 +243,9 @@ func (s *session) restore(ctx context.Context, dead string, rows int) (err error
 		return err
 	}
 	at := mebibytes(s.backlog)
-	s.note(point{"restore", ours, at, restoreRow}, float64(rows-first)/took.Seconds())
-	s.note(point{"restore", ours, at, cpuEach}, float64((after-before).Nanoseconds())/1e3/float64(rows-first))
-	s.note(point{"restore", ours, at, memory}, median)
+	s.note(point{"restore", ours, at, restoreRow}, rate)
+	s.note(point{"restore", ours, at, cpuEach}, cpu)
+	s.note(point{"restore", ours, at, memory}, <-used)
 	s.note(point{"restore", ours, at, peakMemory}, peak)
 	if err := a.end(); err != nil {
 		return err

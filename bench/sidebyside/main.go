@@ -45,6 +45,9 @@ func main() {
 	flag.BoolVar(&o.short, "short", false, "a smoke test: one tiny round of each measure")
 	backlog := flag.Int64("backlog", 1024, "size of the largest backlog in MiB; 10240 takes an hour")
 	flag.StringVar(&o.profiles, "profiles", "", "directory for a CPU profile of each agent under full load")
+	as := flag.String("send", "", "be a sender instead, as this program starts for itself: ours, or the connections of a bare client")
+	to := flag.String("to", "", "URL where that sends to")
+	rows := flag.Int("rows", 0, "how many rows it sends")
 	flag.Parse()
 	o.backlog = *backlog << 20
 	if *only != "" {
@@ -55,7 +58,13 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := bench(ctx, o, os.Stdout, os.Stderr); err != nil {
+	var err error
+	if *as != "" {
+		err = send(ctx, *as, *to, *rows)
+	} else {
+		err = bench(ctx, o, os.Stdout, os.Stderr)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "sidebyside:", err)
 		os.Exit(1) //nolint:forbidigo // main alone exits, and this is one
 	}

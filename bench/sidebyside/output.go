@@ -20,6 +20,7 @@ import (
 	"github.com/influxdata/telegraf"
 	"github.com/influxdata/telegraf/config"
 	"github.com/influxdata/telegraf/metric"
+	"github.com/influxdata/telegraf/selfstat"
 	"github.com/influxdata/telegraf/testutil"
 
 	"github.com/edgetide/telegraf-victorialogs/outputs/victorialogs"
@@ -153,39 +154,141 @@ func postOne(ctx context.Context, transport http.RoundTripper, url string, b bod
 	return err
 }
 
-// measureOutput: the output alone, fed from memory, beside a client that sends the bodies which the output would make.
-func (s *session) measureOutput(ctx context.Context, round int) error {
-	rows := s.scaled(1_000_000)
+// What a sender is: our output, or a bare client with so many connections.
+const (
+	sendOurs = "ours"
+	sendTwo  = "2"
+	sendOne  = "1"
+)
+
+// send is this program as a sender, a process of its own: it sends so many rows as fast as they are taken, and then waits for
+// the end of ctx.
+func send(ctx context.Context, as, url string, rows int) error {
+	if as == sendOurs {
+		return feedOutput(ctx, url, rows)
+	}
+	connections, err := strconv.Atoi(as)
+	if err != nil {
+		return fmt.Errorf("-send: there is no sender %q", as)
+	}
 	bodies, err := readyBodies(min(rows, 100_000))
 	if err != nil {
 		return err
 	}
+	if _, err := post(ctx, url, bodies, connections, rows); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// feedOutput adds rows as fast as the output delivers them: what it does not get rid of it would have to drop.
+func feedOutput(ctx context.Context, url string, rows int) (err error) {
+	const (
+		ahead = 150_000 // rows, which are about half of max_pending
+		step  = 10_000
+	)
 	now := time.Now()
 	metrics := make([]telegraf.Metric, 20_000)
 	for n := range metrics {
 		metrics[n] = event(n, now)
 	}
-	type contender struct {
-		name string
-		send func(ctx context.Context, logs receiver) (rows int, err error)
-		real bool // needs a real server
+	o, err := newOutput(url)
+	if err != nil {
+		return err
 	}
-	bare := func(connections int) func(context.Context, receiver) (int, error) {
-		return func(ctx context.Context, logs receiver) (int, error) {
-			return post(ctx, logs.URL(), bodies, connections, rows)
+	defer func() { err = errors.Join(err, o.Close()) }()
+	for added := 0; added < rows; {
+		for range min(step, rows-added) {
+			o.Add(metrics[added%len(metrics)])
+			added++
+		}
+		for pendingMetrics() > ahead {
+			if err := pause(ctx, time.Millisecond); err != nil {
+				return err
+			}
 		}
 	}
-	contenders := []contender{
-		{name: ours, send: func(ctx context.Context, logs receiver) (int, error) {
-			return rows, feedOutput(ctx, logs, metrics, rows)
-		}},
-		{name: bareClient, send: bare(2)},
-		{name: bareOne, send: bare(1)},
+	<-ctx.Done()
+	return nil
+}
+
+// pendingMetrics is the output's own count of what it holds.
+func pendingMetrics() (n int64) {
+	for _, m := range selfstat.Metrics() {
+		if pending, ok := m.GetField("pending_metrics"); ok && m.Name() == "internal_victorialogs" {
+			count, _ := pending.(int64)
+			n += count
+		}
 	}
+	return n
+}
+
+// sending runs a sender until all of its rows are stored, and returns their rate from the first one stored on, and the
+// sender's CPU time from then on.
+func sending(ctx context.Context, logs receiver, as, url string, rows int) (rate, cpuEach float64, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return 0, 0, err
+	}
+	p, err := run(self, "-send", as, "-to", url, "-rows", strconv.Itoa(rows))
+	if err != nil {
+		return 0, 0, err
+	}
+	defer p.kill()
+	rate, cpuEach, err = p.storing(ctx, logs, rows, nil)
+	if err == nil {
+		err = p.stop()
+	}
+	return rate, cpuEach, err
+}
+
+// storing waits until a program has brought all rows to the receiver, and returns their rate from the first one stored on, and
+// what the program took of the CPU for each from then on. In between it may be watched.
+func (p *process) storing(ctx context.Context, logs receiver, rows int, begun func()) (rate, cpuEach float64, err error) {
+	ctx, cancel := p.while(ctx)
+	defer cancel()
+	if err := logs.wait(ctx, 1); err != nil {
+		return 0, 0, p.failed(err)
+	}
+	if begun != nil {
+		begun()
+	}
+	began := time.Now()
+	first, err := logs.count(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	before, err := p.cpu()
+	if err != nil {
+		return 0, 0, err
+	}
+	err = logs.wait(ctx, rows)
+	took := time.Since(began)
+	if err != nil {
+		return 0, 0, p.failed(err)
+	}
+	after, err := p.cpu()
+	n := float64(rows - first)
+	return n / took.Seconds(), float64((after - before).Nanoseconds()) / 1e3 / n, err
+}
+
+// measureOutput: the output alone, fed from memory, beside a client that sends the bodies which the output would make. The
+// receiver has a core of its own, as if it were another machine.
+func (s *session) measureOutput(ctx context.Context, round int) (err error) {
+	back, err := confine()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, back()) }()
+	rows := s.scaled(2_000_000)
+	type contender struct {
+		name, as string
+		vlagent  string
+	}
+	contenders := []contender{{ours, sendOurs, ""}, {bareClient, sendTwo, ""}, {bareOne, sendOne, ""}}
 	if path, err := exec.LookPath("vlagent"); err == nil && !s.short {
-		contenders = append(contenders, contender{name: throughVlagent, real: true, send: func(ctx context.Context, logs receiver) (int, error) {
-			return s.throughVlagent(ctx, path, logs, bodies, rows)
-		}})
+		contenders = append(contenders, contender{throughVlagent, sendTwo, path})
 	}
 	places := []string{standInName}
 	if s.real {
@@ -193,7 +296,7 @@ func (s *session) measureOutput(ctx context.Context, round int) error {
 	}
 	return inTurn(places, round, func(place string) error {
 		return inTurn(contenders, round, func(c contender) (err error) {
-			if c.real && place != realName {
+			if c.vlagent != "" && place != realName {
 				return nil
 			}
 			logs, err := s.newReceiver(ctx, place, false)
@@ -201,72 +304,46 @@ func (s *session) measureOutput(ctx context.Context, round int) error {
 				return err
 			}
 			defer func() { err = errors.Join(err, logs.Close()) }()
-			began := time.Now()
-			n, err := c.send(ctx, logs)
-			if err == nil {
-				err = logs.wait(ctx, n)
+			url, stop := logs.URL(), func() error { return nil }
+			if c.vlagent != "" {
+				if url, stop, err = s.startVlagent(ctx, c.vlagent, logs); err != nil {
+					return err
+				}
 			}
-			if err != nil {
+			rate, cpu, err := sending(ctx, logs, c.as, url, rows)
+			if err := errors.Join(err, stop()); err != nil {
 				return err
 			}
-			s.note(point{"output", c.name, place, rowRate}, float64(n)/time.Since(began).Seconds())
+			s.note(point{"output", c.name, place, rowRate}, rate)
+			s.note(point{"output", c.name, place, cpuEach}, cpu)
 			return nil
 		})
 	})
 }
 
-// feedOutput adds rows as fast as the output delivers them: what it does not get rid of it would have to drop.
-func feedOutput(ctx context.Context, logs receiver, metrics []telegraf.Metric, rows int) (err error) {
-	const ahead = 150_000 // rows, which are about half of max_pending
-	o, err := newOutput(logs.URL())
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, o.Close()) }()
-	const step = 10_000
-	for added := 0; added < rows; {
-		for range min(step, rows-added) {
-			o.Add(metrics[added%len(metrics)])
-			added++
-		}
-		if added > ahead {
-			if err := logs.wait(ctx, added-ahead); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// throughVlagent sends the bodies to a vlagent, which forwards them.
-func (s *session) throughVlagent(ctx context.Context, path string, logs receiver, bodies []body, rows int) (n int, err error) {
+// startVlagent starts a vlagent that forwards to the receiver.
+func (s *session) startVlagent(ctx context.Context, path string, logs receiver) (url string, stop func() error, err error) {
 	address, err := freeAddress()
 	if err != nil {
-		return 0, err
+		return "", nil, err
 	}
 	dir, err := os.MkdirTemp(s.dir, "vlagent")
 	if err != nil {
-		return 0, err
+		return "", nil, err
 	}
 	p, err := run(path, "-httpListenAddr="+address, "-remoteWrite.url="+logs.URL()+"/internal/insert", "-remoteWrite.tmpDataPath="+dir)
 	if err != nil {
-		return 0, err
+		return "", nil, err
 	}
-	defer p.kill()
 	ctx, cancel := p.while(ctx)
 	defer cancel()
 	for !listens(ctx, address) {
 		if err := pause(ctx, 50*time.Millisecond); err != nil {
-			return 0, p.failed(err)
+			p.kill()
+			return "", nil, p.failed(err)
 		}
 	}
-	if n, err = post(ctx, "http://"+address, bodies, 2, rows); err == nil {
-		err = logs.wait(ctx, n)
-	}
-	if err != nil {
-		return 0, p.failed(err)
-	}
-	return n, p.stop()
+	return "http://" + address, p.stop, nil
 }
 
 func listens(ctx context.Context, address string) bool {
@@ -301,7 +378,7 @@ func (s *session) serverCost(ctx context.Context, lines [][]byte, each int) (err
 	for first := 0; first+each <= len(lines); first += each {
 		bodies = append(bodies, body{bytes: compress(bytes.Join(lines[first:first+each], nil)), rows: each})
 	}
-	n := s.scaled(min(20_000*each, 2_000_000))
+	n := s.scaled(min(10_000*each, 1_000_000))
 	if _, err := post(ctx, logs.URL(), bodies, 2, n/10); err != nil { // to warm up
 		return err
 	}

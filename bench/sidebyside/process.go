@@ -41,7 +41,7 @@ func run(path string, args ...string) (*process, error) {
 	p := &process{name: path, cmd: exec.Command(path, args...), ended: make(chan struct{})} //nolint:gosec,noctx // stop ends it
 	p.cmd.Stdout, p.cmd.Stderr = p, p
 	p.started = time.Now()
-	if err := p.cmd.Start(); err != nil {
+	if err := startElsewhere(p.cmd); err != nil {
 		return nil, fmt.Errorf("starting %s: %w; make bench builds what it needs", path, err)
 	}
 	go func() {

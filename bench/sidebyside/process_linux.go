@@ -2,8 +2,11 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -44,6 +47,71 @@ func resident(pid int) (now, peak float64, err error) {
 		return 0, 0, fmt.Errorf("process %d says nothing of its memory: %w", pid, lines.Err())
 	}
 	return now, peak, nil
+}
+
+// allCores are those that this process was given when it began.
+var allCores = func() (all unix.CPUSet) {
+	_ = unix.SchedGetaffinity(0, &all) // none is then as one: nobody is confined
+	return all
+}()
+
+// confine brings this process, which receives rows, and the servers that it starts onto one core until back is called. What run
+// starts has the others. Where there is one core alone all share it.
+func confine() (back func() error, err error) {
+	if allCores.Count() < 2 {
+		return func() error { return nil }, nil
+	}
+	var one unix.CPUSet
+	for core := 0; one.Count() == 0; core++ {
+		if allCores.IsSet(core) {
+			one.Set(core)
+		}
+	}
+	before := runtime.GOMAXPROCS(1)
+	return func() error {
+		runtime.GOMAXPROCS(before)
+		return bring(allCores)
+	}, bring(one)
+}
+
+// bring has all threads of this process run on these cores; those that come later inherit it.
+func bring(onto unix.CPUSet) error {
+	threads, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return err
+	}
+	for _, thread := range threads {
+		id, err := strconv.Atoi(thread.Name())
+		if err == nil {
+			err = unix.SchedSetaffinity(id, &onto)
+		}
+		if err != nil && !errors.Is(err, unix.ESRCH) { // it has ended
+			return fmt.Errorf("choosing cores: %w", err)
+		}
+	}
+	return nil
+}
+
+// startElsewhere starts a program on the cores that confine leaves free.
+func startElsewhere(cmd *exec.Cmd) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var here, others unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &here); err != nil {
+		return err
+	}
+	if here == allCores {
+		return cmd.Start()
+	}
+	for core := range len(allCores) * 64 {
+		if allCores.IsSet(core) && !here.IsSet(core) {
+			others.Set(core)
+		}
+	}
+	if err := unix.SchedSetaffinity(0, &others); err != nil { // a program begins where the thread is that starts it
+		return err
+	}
+	return errors.Join(cmd.Start(), unix.SchedSetaffinity(0, &here))
 }
 
 // cpuModel is what the machine calls its processor.
