@@ -327,9 +327,19 @@ func isNumber(text string) bool {
 	return r.number() && r.at == len(text)
 }
 
+// isInteger reports that a JSON number has neither a fraction nor an exponent.
+func isInteger(raw string) bool {
+	for i := range len(raw) {
+		if c := raw[i]; c == '.' || c == 'e' || c == 'E' {
+			return false
+		}
+	}
+	return true
+}
+
 // number reads a JSON number (RFC 8259 section 6) without taking an integer through float64.
 func number(raw string) any {
-	if strings.ContainsAny(raw, ".eE") {
+	if !isInteger(raw) {
 		if f, err := strconv.ParseFloat(raw, 64); err == nil {
 			return f
 		}
