@@ -532,7 +532,7 @@ func (v *VictoriaLogs) append(m telegraf.Metric, now time.Time) (dropped []*batc
 	}
 	if _, waits := m.(telegraf.TrackingMetric); waits {
 		if len(b.tracked) == 0 {
-			v.gap.Reset(min(time.Duration(v.AckGap), v.closesAt(b).Sub(now)))
+			v.gap.Reset(min(time.Duration(v.AckGap)/burstShare, v.closesAt(b).Sub(now)))
 		}
 		b.tracked = append(b.tracked, tracked{metric: m, line: b.count})
 	}
@@ -544,11 +544,23 @@ func (v *VictoriaLogs) append(m telegraf.Metric, now time.Time) (dropped []*batc
 	return dropped, nil
 }
 
+// A burst of metrics that an input waits for, such as a broker's whole window, is at its end when it has been quiet for much
+// longer than its metrics were apart. The broker sends no more before the acknowledgements, so ack_gap would be waited for in vain.
+const (
+	burstSize  = 10 // metrics
+	burstQuiet = 50 // times what they are apart
+	burstShare = 5  // of ack_gap at least
+)
+
 // closesAt says when the batch closes if no other metric comes.
 func (v *VictoriaLogs) closesAt(b *batch) time.Time {
 	gap := time.Duration(v.IdleGap)
 	if len(b.tracked) > 0 {
 		gap = min(gap, time.Duration(v.AckGap))
+	}
+	if n := len(b.tracked); n >= burstSize {
+		spacing := b.last.Sub(b.opened) / time.Duration(n)
+		gap = min(gap, max(burstQuiet*spacing, time.Duration(v.AckGap)/burstShare))
 	}
 	quiet, aged := b.last.Add(gap), b.opened.Add(time.Duration(v.MaxBatchAge))
 	if aged.Before(quiet) {
