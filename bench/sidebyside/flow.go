@@ -276,7 +276,7 @@ func (s *session) measureAllocations(ctx context.Context, round int) error {
 	})
 }
 
-// profile keeps a CPU profile of an agent under full load.
+// profile keeps profiles of an agent under full load: its CPU time, and its heap.
 func (s *session) profile(ctx context.Context, a *agent, w way) error {
 	ended := make(chan error, 1)
 	more := make(chan struct{})
@@ -295,14 +295,15 @@ func (s *session) profile(ctx context.Context, a *agent, w way) error {
 			}
 		}
 	}()
-	profile, err := a.ask(ctx, "/debug/pprof/profile?seconds=10")
-	close(more)
-	if err := errors.Join(err, <-ended); err != nil {
-		return err
+	errs := []error{os.MkdirAll(s.profiles, 0o755)} //nolint:gosec // to be read by all
+	for kind, path := range map[string]string{"cpu": "/debug/pprof/profile?seconds=10", "heap": "/debug/pprof/heap"} {
+		profile, err := a.ask(ctx, path)
+		file := filepath.Join(s.profiles, fileName(w.name)+"."+kind+".pprof")
+		fmt.Fprintf(s.progress, "  %s\n", file)
+		errs = append(errs, err, os.WriteFile(file, profile, 0o644)) //nolint:gosec // to be read by all
 	}
-	path := filepath.Join(s.profiles, fileName(w.name)+".pprof")
-	fmt.Fprintf(s.progress, "  %s\n", path)
-	return errors.Join(os.MkdirAll(s.profiles, 0o755), os.WriteFile(path, profile, 0o644)) //nolint:gosec // to be read by all
+	close(more)
+	return errors.Join(append(errs, <-ended)...)
 }
 
 // measureTopics: as they grow in number.
