@@ -96,7 +96,7 @@ test: bin/telegraf bin/telegraf-check bin/telegraf-execd bin/telegraf-tap bin/dl
 	MQTT_PROTOCOL=5 $(GO) test $(PARALLEL) -run Session ./inputs/mqtt_hardware
 
 .PHONY: race
-race: bin/telegraf bin/telegraf-execd .build/telegraf-stock ## Run all tests but the end-to-end ones under the race detector.
+race: bin/telegraf bin/telegraf-check bin/telegraf-execd bin/telegraf-tap bin/dlq .build/telegraf-stock ## Run all tests but the end-to-end ones under the race detector.
 	$(GO) test -race $(PARALLEL) $(UNIT)
 
 .PHONY: race-agent
