@@ -115,11 +115,14 @@ func waitForReader() {
 	tick := time.NewTicker(lookAgain)
 	defer tick.Stop()
 	for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); <-tick.C {
-		if unreadIn(os.Stderr) == 0 && unreadIn(os.Stdout) == 0 {
+		if isRead(os.Stderr) && isRead(os.Stdout) {
 			return
 		}
 	}
 }
+
+// isRead tells that nobody has to be waited for to read what is in a pipe.
+func isRead(pipe *os.File) bool { return unreadIn(pipe) == 0 || isAbandoned(pipe) }
 
 // eachSelfMetric gives the process's own metrics every so often, until stop.
 func eachSelfMetric(every time.Duration, stop <-chan struct{}, give func(telegraf.Metric)) {

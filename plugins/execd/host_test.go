@@ -573,3 +573,35 @@ func TestKillsUnderLoad(t *testing.T) {
 		lost, rows-len(got), out+h.logged())
 	require.Zero(t, lost)
 }
+
+// When the Telegraf around it dies, the process ends at once: what it has not acknowledged, nobody will read.
+func TestInputEndsWithItsReader(t *testing.T) {
+	t.Parallel()
+	if !canSpool {
+		t.Skip("nothing tells here that a pipe has no reader")
+	}
+	broker := testbroker.StartMochi(t, testbroker.MochiOptions{})
+	h := startHost(t, "--config", write(t, `
+[[inputs.mqtt_hardware]]
+  servers = [%q]
+  topics = ["a"]
+  client_id = "execd"
+  persistent_session = true
+  hardware = []
+`, broker.URL()))
+	h.waitLog("and subscribed to")
+	_, err := testbroker.Publish(within(t, patience), broker.URL(), testbroker.Opts{QoS: 1}, func(yield func(testbroker.Message) bool) {
+		yield(testbroker.Message{Topic: "a", Payload: []byte("unread")})
+	})
+	require.NoError(t, err)
+	h.waitUnread()
+	begin := time.Now()
+	require.NoError(t, h.stdout.Close())
+	require.NoError(t, h.stdin.Close())
+	_ = h.cmd.Wait() // its error is the exit code
+	require.Equal(t, 1, h.cmd.ProcessState.ExitCode(), h.logged())
+	require.Less(t, time.Since(begin), 4*time.Second, "a plugin waits 5 s for its messages")
+	unacked, err := broker.Unacked("execd")
+	require.NoError(t, err)
+	require.Equal(t, 1, unacked)
+}

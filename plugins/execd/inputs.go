@@ -14,6 +14,10 @@ import (
 	"github.com/influxdata/telegraf/models"
 )
 
+// partingTime is how long inputs may take to end when nobody reads any more. Then the process ends without them: their brokers
+// keep what was not acknowledged.
+const partingTime = 500 * time.Millisecond
+
 // runInputs runs inputs until standard input ends or nobody reads standard output any more.
 func runInputs(c *config.Config, o Options, interrupted <-chan struct{}, log telegraf.Logger) error {
 	if err := initAll(c); err != nil {
@@ -30,8 +34,21 @@ func runInputs(c *config.Config, o Options, interrupted <-chan struct{}, log tel
 
 	var started []*models.RunningInput
 	end := func() error {
-		for _, input := range started {
-			input.Stop()
+		stopped := make(chan struct{})
+		go func() {
+			for _, input := range started {
+				input.Stop()
+			}
+			close(stopped)
+		}()
+		select {
+		case <-stopped:
+		case <-writer.broken: // what they wait for will never be read
+			select {
+			case <-stopped:
+			case <-time.After(partingTime):
+				return writer.err
+			}
 		}
 		close(metrics)
 		return <-written

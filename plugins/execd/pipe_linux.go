@@ -14,3 +14,10 @@ func unreadIn(pipe *os.File) int64 {
 	}
 	return int64(n)
 }
+
+// isAbandoned tells that nobody can read any more what is written to a pipe.
+func isAbandoned(pipe *os.File) bool {
+	fds := []unix.PollFd{{Fd: int32(pipe.Fd())}} //nolint:gosec // a descriptor
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n > 0 && fds[0].Revents&unix.POLLERR != 0
+}

@@ -1,7 +1,9 @@
 package execd
 
 import (
+	"fmt"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/influxdata/telegraf"
@@ -134,7 +136,7 @@ func (w *writer) fail(err error) {
 	w.unread = nil
 }
 
-// settle accepts what was read, and looks again soon for what was not.
+// settle accepts what was read, and looks again soon for what was not, unless its reader is gone.
 func (w *writer) settle() {
 	read := w.written - unreadIn(w.out)
 	n := 0
@@ -143,7 +145,11 @@ func (w *writer) settle() {
 		n++
 	}
 	w.unread = append(w.unread[:0], w.unread[n:]...)
-	if len(w.unread) > 0 {
+	switch {
+	case len(w.unread) == 0:
+	case isAbandoned(w.out):
+		w.fail(fmt.Errorf("standard output has no reader any more: %w", syscall.EPIPE))
+	default:
 		w.kick.Reset(lookAgain)
 	}
 }
