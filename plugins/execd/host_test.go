@@ -259,6 +259,25 @@ func TestSpoolKeepsThePipe(t *testing.T) {
 	require.Len(t, left, 1, "the lock")
 }
 
+// A spool is for one process; the second says what would be right.
+func TestSpoolIsForOne(t *testing.T) {
+	t.Parallel()
+	if !canSpool {
+		t.Skip("there is no spool on this system")
+	}
+	spool := t.TempDir()
+	config := write(t, "[[outputs.victorialogs]]\n  url = \"http://127.0.0.1:1\"\n")
+	first := startHost(t, "--spool", spool, "--config", config)
+	first.waitLog("no directory is set") // so it has the spool
+	second := startHost(t, "--spool", spool, "--config", config)
+	code, _ := second.end()
+	require.Equal(t, 2, code)
+	require.Contains(t, second.logged(), "in use by another process")
+	require.Contains(t, second.logged(), "; each outputs.execd needs a spool of its own\n")
+	code, _ = first.end()
+	require.Zero(t, code)
+}
+
 // What no server took, and no dead letters hold, waits in the spool.
 func TestSpoolKeepsWhatOutputsReject(t *testing.T) {
 	t.Parallel()

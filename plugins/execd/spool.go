@@ -60,7 +60,8 @@ func openSpool(dir string, log telegraf.Logger) (*spool, error) {
 	}
 	s := &spool{lock: lock, log: log, unused: make(chan struct{}), kept: make(chan struct{})}
 	if err := acquire(lock, lockTime); err != nil {
-		return nil, errors.Join(fmt.Errorf("it is in use by another process: %w", err), lock.Close())
+		err = fmt.Errorf("it is in use by another process (%w); each outputs.execd needs a spool of its own", err)
+		return nil, errors.Join(err, lock.Close())
 	}
 	if err := s.open(dir); err != nil {
 		return nil, errors.Join(err, lock.Close())
