@@ -2,7 +2,6 @@
 package deploy
 
 import (
-	"context"
 	"encoding/json"
 	"maps"
 	"os"
@@ -13,18 +12,13 @@ import (
 	"time"
 
 	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/model/histogram"
-	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/rulefmt"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
-	"github.com/prometheus/prometheus/storage"
-	"github.com/prometheus/prometheus/tsdb/chunkenc"
-	"github.com/prometheus/prometheus/tsdb/chunks"
-	"github.com/prometheus/prometheus/util/annotations"
 	"github.com/stretchr/testify/require"
 
 	"github.com/edgetide/telegraf-victorialogs/internal/selfmetrics"
+	"github.com/edgetide/telegraf-victorialogs/internal/series"
 )
 
 // table are the self-metrics by their names in Prometheus.
@@ -313,19 +307,19 @@ internal_victorialogs_metrics_received{host="b",output="victorialogs",version="2
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			data := make(database)
-			data.load(t, healthy)
-			data.load(t, c.series)
+			data := make(series.Database)
+			load(t, data, healthy)
+			load(t, data, c.series)
 			require.Equal(t, c.want, firing(t, data, c.at))
 		})
 	}
 	t.Run("no agent at all", func(t *testing.T) {
-		require.Equal(t, []string{"TelegrafGone"}, firing(t, make(database), time.Hour))
+		require.Equal(t, []string{"TelegrafGone"}, firing(t, make(series.Database), time.Hour))
 	})
 }
 
 // firing are the alerts that fire at a time, in their order: whose expression had an answer all along for that long.
-func firing(t *testing.T, data database, at time.Duration) (names []string) {
+func firing(t *testing.T, data series.Database, at time.Duration) (names []string) {
 	t.Helper()
 	engine := promql.NewEngine(promql.EngineOpts{MaxSamples: 1e6, Timeout: time.Minute})
 	defer func() { require.NoError(t, engine.Close()) }()
@@ -348,10 +342,8 @@ func firing(t *testing.T, data database, at time.Duration) (names []string) {
 
 var start = time.Unix(0, 0)
 
-// database holds series by their labels, with a value each minute.
-type database map[string]storage.Series
-
-func (d database) load(t *testing.T, text string) {
+// load adds series in the notation of Prometheus's tests, with a value each minute.
+func load(t *testing.T, data series.Database, text string) {
 	t.Helper()
 	for line := range strings.Lines(text) {
 		if strings.TrimSpace(line) == "" {
@@ -359,62 +351,11 @@ func (d database) load(t *testing.T, text string) {
 		}
 		set, values, err := parser.ParseSeriesDesc(strings.TrimSpace(line))
 		require.NoError(t, err, line)
-		var samples []chunks.Sample
+		delete(data, set.String()) // of the healthy agent
 		for minute, value := range values {
 			if !value.Omitted {
-				samples = append(samples, sample{start.Add(time.Duration(minute) * time.Minute).UnixMilli(), value.Value})
+				data.Add(set, start.Add(time.Duration(minute)*time.Minute), value.Value)
 			}
 		}
-		d[set.String()] = storage.NewListSeries(set, samples)
 	}
 }
-
-// Querier makes a database what the engine asks.
-func (d database) Querier(int64, int64) (storage.Querier, error) { return querier{data: d}, nil }
-
-type querier struct {
-	storage.LabelQuerier
-	data database
-}
-
-func (q querier) Select(_ context.Context, _ bool, _ *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
-	var found seriesSet
-	for _, key := range slices.Sorted(maps.Keys(q.data)) {
-		if set := q.data[key].Labels(); !slices.ContainsFunc(matchers, func(m *labels.Matcher) bool { return !m.Matches(set.Get(m.Name)) }) {
-			found.series = append(found.series, q.data[key])
-		}
-	}
-	return &found
-}
-
-func (querier) Close() error { return nil }
-
-// sample is a value at a time, in ms.
-type sample struct {
-	at    int64
-	value float64
-}
-
-func (s sample) T() int64                    { return s.at }
-func (s sample) F() float64                  { return s.value }
-func (sample) H() *histogram.Histogram       { return nil }
-func (sample) FH() *histogram.FloatHistogram { return nil }
-func (sample) Type() chunkenc.ValueType      { return chunkenc.ValFloat }
-func (s sample) Copy() chunks.Sample         { return s }
-
-type seriesSet struct {
-	series []storage.Series
-	at     storage.Series
-}
-
-func (s *seriesSet) Next() bool {
-	if len(s.series) == 0 {
-		return false
-	}
-	s.at, s.series = s.series[0], s.series[1:]
-	return true
-}
-
-func (s *seriesSet) At() storage.Series              { return s.at }
-func (*seriesSet) Err() error                        { return nil }
-func (*seriesSet) Warnings() annotations.Annotations { return nil }
