@@ -152,6 +152,10 @@ docs: ## Write docs/configuration.md, from the plugins' samples.
 	$(GO) run ./internal/configdoc > .build/configuration.md
 	mv .build/configuration.md docs/configuration.md
 
+.PHONY: dashboard-picture
+dashboard-picture: bin/telegraf ## Draw docs/pictures/dashboard.png anew, from a run with an outage (4 minutes); needs chromium.
+	$(GO) run ./deploy/grafana/draw
+
 .PHONY: licences
 licences: .build/go.mod ## Check the licences of all that is built in.
 	$(GO) run ./internal/licences ./cmd/... ./plugins/...
