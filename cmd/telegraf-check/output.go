@@ -118,9 +118,12 @@ func (c *check) read(ctx context.Context, name string, v *victorialogs.VictoriaL
 	var last error
 	for {
 		rows, err := v.Query(limited, query)
-		if err == nil && len(rows) > 0 {
-			c.report.ok(name, step, "the row came back %s after it was written, as %s", shown(time.Since(written)), rows[0]["_stream"])
+		if i := slices.IndexFunc(rows, func(row map[string]string) bool { return row[idField] == id }); i >= 0 {
+			c.report.ok(name, step, "the row came back %s after it was written, as %s", shown(time.Since(written)), rows[i]["_stream"])
 			return
+		}
+		if len(rows) > 0 {
+			err = fmt.Errorf("%w: none of it has the %s that was asked for", victorialogs.ErrNoRows, idField)
 		}
 		if why, final := unreadable(err); final {
 			c.report.skipped(name, step, "written, and not read: %s does not let us query (%s)", v.Server(), why)

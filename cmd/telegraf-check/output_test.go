@@ -132,6 +132,9 @@ func TestRead(t *testing.T) {
 		return command(t, "--json", "--timeout", "1s", "--config", file(t, output(to)))
 	}
 	checked(t, output(answering(200, "<html>log in</html>"))).failed("read", "something else than rows", "set url to VictoriaLogs itself")
+	for _, text := range []string{`{"status":"ok"}`, "{}", "null", `{"check_id":"another"}`} {
+		checked(t, output(answering(200, text))).failed("read", "none of it has the check_id", "set url to VictoriaLogs itself")
+	}
 	short(answering(503, "later")).failed("read", "503", "see the server's log")
 	s.Fail(vlreceiver.Fault{Status: 200, Times: 1}) // says yes, and stores nothing
 	short(s.URL()).failed("read", "is not there after 1s", "whether a proxy sends queries")
