@@ -90,7 +90,9 @@ func (v *VictoriaLogs) Query(ctx context.Context, query string) (rows []map[stri
 	if err != nil {
 		return nil, &Failure{Kind: ErrCannotSend, Err: err}
 	}
-	for lines := bufio.NewScanner(bytes.NewReader(body)); lines.Scan(); {
+	lines := bufio.NewScanner(bytes.NewReader(body))
+	lines.Buffer(nil, most+1) // a line is no longer than the body
+	for lines.Scan() {
 		var row map[string]string
 		if err := json.Unmarshal(lines.Bytes(), &row); err != nil {
 			return nil, fmt.Errorf("%w: %q", ErrNoRows, firstLine(string(body)))

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -84,10 +85,12 @@ func TestCheckFailures(t *testing.T) {
 	_, err = v.Query(t.Context(), "*")
 	require.ErrorAs(t, err, &failure)
 
-	page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = w.Write([]byte("<html>welcome</html>"))
-	}))
-	defer page.Close()
-	_, err = checked(t, at(page.URL)).Query(t.Context(), "*")
-	require.ErrorIs(t, err, ErrNoRows)
+	for _, filler := range []int{0, 1 << 17, 1 << 20} {
+		page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = w.Write([]byte("<html>welcome" + strings.Repeat("!", filler) + "</html>"))
+		}))
+		t.Cleanup(page.Close)
+		_, err = checked(t, at(page.URL)).Query(t.Context(), "*")
+		require.ErrorIs(t, err, ErrNoRows, filler)
+	}
 }
