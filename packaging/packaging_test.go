@@ -130,6 +130,20 @@ func TestEnvironmentOfConfiguration(t *testing.T) {
 		"the unit has the default that the environment file names")
 }
 
+// What the unit runs is ours, or on each system that has systemd.
+func TestProgramsOfUnit(t *testing.T) {
+	t.Parallel()
+	u := readUnit(t, unitFile)
+	for key, values := range u {
+		if !strings.HasPrefix(key, "Exec") {
+			continue
+		}
+		for _, value := range values {
+			require.Contains(t, []string{program, "/bin/sh"}, strings.Fields(value)[0], key)
+		}
+	}
+}
+
 // systemd's own opinion of the unit: every line understood, and an exposure of at most 2.1 of 10.
 func TestUnit(t *testing.T) {
 	t.Parallel()
