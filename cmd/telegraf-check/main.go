@@ -95,7 +95,7 @@ func run(ctx context.Context, args []string, out, complaints io.Writer) int {
 		fmt.Fprintln(out, "telegraf-check", version)
 		return 0
 	}
-	c := &check{timeout: o.timeout, report: &report{out: out, json: o.json}}
+	c := &check{timeout: o.timeout, report: &report{out: out, json: o.json, stopped: ctx.Err}}
 	if err := c.all(ctx, o); err != nil {
 		fmt.Fprintf(complaints, "telegraf-check: %v\n", err)
 		return exitCannotRun

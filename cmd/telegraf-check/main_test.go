@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -247,4 +249,41 @@ func TestCannotRun(t *testing.T) {
 	require.Zero(t, got.code)
 	require.Contains(t, got.out, "--config-directory")
 	require.Equal(t, "telegraf-check unknown\n", command(t, "--version").out)
+}
+
+// silent takes one connection, calls what is to happen then, and never answers.
+func silent(t *testing.T, taken func()) (address string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, listener.Close()) })
+	go func() {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		taken()
+		_, _ = io.Copy(io.Discard, conn) // until the client hangs up
+		_ = conn.Close()
+	}()
+	return listener.Addr().String()
+}
+
+// What ends with us is no fault of the installation.
+func TestInterrupted(t *testing.T) {
+	for name, text := range map[string]func(address string) string{
+		"output": func(address string) string { return output("http://" + address) },
+		"input":  func(address string) string { return input("tcp://"+address, `hardware = ["memory"]`) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, interrupt := context.WithCancel(t.Context())
+			args := []string{"--json", "--config", file(t, text(silent(t, interrupt)))}
+			var out, complaints bytes.Buffer
+			code := run(ctx, args, &out, &complaints)
+			got := read(t, code, out.String(), complaints.String())
+			require.Equal(t, exitCannotRun, got.code)
+			require.Contains(t, got.err, "interrupted")
+			require.Len(t, got.steps, 1, "nothing after the configuration")
+		})
+	}
 }

@@ -28,10 +28,11 @@ type step struct {
 
 // report prints each step when it is known, or all of them as a JSON array at the end.
 type report struct {
-	out    io.Writer
-	json   bool
-	steps  []step
-	faults int
+	out     io.Writer
+	json    bool
+	stopped func() error // not nil once we were interrupted: what fails then says nothing about the installation
+	steps   []step
+	faults  int
 }
 
 func (r *report) ok(plugin, name, format string, args ...any) {
@@ -48,6 +49,9 @@ func (r *report) failed(plugin, name, todo, format string, args ...any) {
 }
 
 func (r *report) add(s step) {
+	if r.stopped() != nil {
+		return
+	}
 	r.steps = append(r.steps, s)
 	if r.json {
 		return
