@@ -67,7 +67,7 @@ func load(files []string) (*loaded, error) {
 	c.OutputFilters = slices.Sorted(maps.Keys(outputs.Outputs))
 	c.SecretStoreFilters = slices.Sorted(maps.Keys(secretstores.SecretStores))
 	for _, file := range files {
-		data, _, err := config.LoadConfigFile(file)
+		data, _, err := config.LoadConfigFileWithRetries(file, 1) // of a URL; the agent tries longer
 		if err != nil {
 			return nil, err
 		}

@@ -119,11 +119,7 @@ type check struct {
 // all goes the way of a metric, from the configuration to the dead letters.
 func (c *check) all(ctx context.Context, o *options) error {
 	config.NonStrictEnvVarHandling = o.nonStrict
-	files, err := find(o.configs, o.directories)
-	if err != nil {
-		return err
-	}
-	loaded, err := load(files)
+	loaded, err := c.load(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -147,4 +143,34 @@ func (c *check) all(ctx context.Context, o *options) error {
 		}
 	}
 	return nil
+}
+
+// load waits for the configuration on another goroutine, since a server that is asked for one may never answer and Telegraf's
+// package would wait for ever.
+func (c *check) load(ctx context.Context, o *options) (*loaded, error) {
+	type result struct {
+		loaded *loaded
+		err    error
+	}
+	read := make(chan result, 1)
+	go func() {
+		files, err := find(o.configs, o.directories)
+		if err != nil {
+			read <- result{err: err}
+			return
+		}
+		l, err := load(files)
+		read <- result{l, err}
+	}()
+	limited, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	select {
+	case r := <-read:
+		return r.loaded, r.err
+	case <-limited.Done():
+	}
+	if ctx.Err() != nil {
+		return nil, errors.New("interrupted")
+	}
+	return nil, fmt.Errorf("the configuration cannot be read within %s; see that the server which --config names answers", c.timeout)
 }

@@ -66,14 +66,20 @@ func command(t *testing.T, args ...string) result {
 // process runs the command as a process of its own.
 func process(t *testing.T, args ...string) result {
 	t.Helper()
-	program, err := os.Executable()
-	require.NoError(t, err)
-	cmd := exec.Command(program, args...)
-	cmd.Env = append(os.Environ(), asProcess+"=1")
+	cmd := processOf(t, args...)
 	var out, complaints bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaints
 	_ = cmd.Run() // the code says how it ended
 	return read(t, cmd.ProcessState.ExitCode(), out.String(), complaints.String())
+}
+
+func processOf(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	program, err := os.Executable()
+	require.NoError(t, err)
+	cmd := exec.CommandContext(t.Context(), program, args...)
+	cmd.Env = append(os.Environ(), asProcess+"=1")
+	return cmd
 }
 
 func read(t *testing.T, code int, out, complaints string) result {
@@ -286,4 +292,23 @@ func TestInterrupted(t *testing.T) {
 			require.Len(t, got.steps, 1, "nothing after the configuration")
 		})
 	}
+}
+
+// A server of configurations that is away or never answers ends us in time, and an interruption at once.
+func TestConfigurationByURL(t *testing.T) {
+	asked := func() {}
+	got := process(t, "--timeout", "100ms", "--config", "http://"+silent(t, asked)+"/telegraf.conf")
+	require.Equal(t, exitCannotRun, got.code)
+	require.Contains(t, got.err, "the configuration cannot be read within 100ms")
+
+	ctx, interrupt := context.WithCancel(t.Context())
+	cmd := processOf(t, "--config", "http://"+silent(t, interrupt)+"/telegraf.conf")
+	var complaints bytes.Buffer
+	cmd.Stderr = &complaints
+	require.NoError(t, cmd.Start())
+	<-ctx.Done()
+	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	_ = cmd.Wait() // the code says how it ended
+	require.Equal(t, exitCannotRun, cmd.ProcessState.ExitCode())
+	require.Equal(t, "telegraf-check: interrupted\n", complaints.String())
 }
