@@ -61,8 +61,12 @@ func (c *check) directory(name, dir string) bool {
 		c.report.failed(name, step, "chmod 700 "+dir, "%s: others may write into it", what)
 		return true
 	}
-	if stranger, whose := strangers(dir, info); stranger != "" {
-		c.report.failed(name, step, fmt.Sprintf("chown -R %s %s", userOf(info), dir), "%s: %s in it is of %s", what, stranger, whose)
+	behind, err := filepath.EvalSymlinks(dir) // for a link is root's, and chown -R does not follow it
+	if err != nil {
+		behind = dir
+	}
+	if stranger, whose := strangers(behind, info); stranger != "" {
+		c.report.failed(name, step, fmt.Sprintf("chown -R %s %s", userOf(info), behind), "%s: %s in it is of %s", what, stranger, whose)
 		return true
 	}
 	used, err := dlq.InUse(dir)

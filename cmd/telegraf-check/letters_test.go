@@ -115,6 +115,17 @@ func TestFilesOfOthers(t *testing.T) {
 	require.NoError(t, os.Chown(dir, somebody, somebody))
 	got := checked(t, output(receiver(t, vlreceiver.Config{}).URL(), deadLetters(dir)))
 	got.failed("directory", "in it is of root", "chown -R ")
+
+	// A link is root's, as those in /var/lib are; what counts is what it leads to.
+	link := filepath.Join(t.TempDir(), "link")
+	require.NoError(t, os.Symlink(dir, link))
+	got = checked(t, output(receiver(t, vlreceiver.Config{}).URL(), deadLetters(link)))
+	got.failed("directory", filepath.Join(dir, "00000000000000000001.dump")+"\" in it is of root", " "+dir)
+	empty := privateDir(t)
+	require.NoError(t, os.Chown(empty, somebody, somebody))
+	require.NoError(t, os.Remove(link))
+	require.NoError(t, os.Symlink(empty, link))
+	require.Zero(t, checked(t, output(receiver(t, vlreceiver.Config{}).URL(), deadLetters(link))).code)
 }
 
 // What waits for a person is a fault, and the command to look at it stands beside it.
