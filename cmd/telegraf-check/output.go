@@ -65,6 +65,9 @@ func writeTodo(err error) string {
 		if strings.Contains(text, "reading ") {
 			return secretTodo
 		}
+		if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "proxyconnect" {
+			return remedy(err, "http_proxy_url (with use_system_proxy: in the environment)")
+		}
 		return remedy(err, "url")
 	case http.StatusUnauthorized:
 		return "set username and password, or bearer_token, to what the server or the proxy before it knows"

@@ -86,6 +86,7 @@ func TestWriteFaults(t *testing.T) {
 	for name, c := range map[string]struct{ config, text, todo string }{
 		"away":            {output("http://" + nobody(t)), "connection refused", "start it, or correct the host and port in url"},
 		"no name":         {output("http://logs.invalid"), "logs.invalid", "correct the host in url"},
+		"no proxy":        {output("http://logs.invalid", `http_proxy_url = "http://`+nobody(t)+`"`), "proxyconnect", "correct the host and port in http_proxy_url"},
 		"no credentials":  {output(locked.URL()), "no credentials): wrong configuration: the server answered 401", "set username and password"},
 		"wrong password":  {output(locked.URL(), "username = \"me\"\npassword = \"wrong\""), "401", "set username and password"},
 		"wrong token":     {output(locked.URL(), `bearer_token = "`+sesame+`"`), "bearer_token): wrong configuration: the server answered 401", "or bearer_token"},
