@@ -111,8 +111,11 @@ func (c *check) creatable(name, dir string) bool {
 		err = probe(parent)
 	}
 	if err != nil {
-		c.report.failed(name, step, fmt.Sprintf("make it and give it to the agent's user: install -d -m 700 -o telegraf %s", dir),
-			"%s is not there and cannot be made: %v", dir, err)
+		todo := fmt.Sprintf("make it and give it to the agent's user: install -d -m 700 -o USER %s", dir)
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EROFS) {
+			todo = probeTodo(err, info) // nobody can make it
+		}
+		c.report.failed(name, step, todo, "%s is not there and cannot be made: %v", dir, err)
 		return false
 	}
 	c.report.ok(name, step, "%s is not there; the agent makes it in %s%s", dir, parent, asRoot(info))
@@ -168,8 +171,11 @@ func (c *check) room(name, dir string, files []dlq.File, most int64) {
 	}
 	free := int64(min(usage.Free, 1<<62)) //nolint:gosec // bounded
 	if left := most - used; free < left {
-		c.report.failed(name, step, fmt.Sprintf("make room, or set max_size to less than %s, or the disk is full before max_size says so", size(used+free)),
-			"%s free on the file system, and max_size allows %s more", size(free), size(left))
+		todo := "make room"
+		if used+free > 0 {
+			todo += fmt.Sprintf(", or set max_size to less than %s, or the disk is full before max_size says so", size(used+free))
+		}
+		c.report.failed(name, step, todo, "%s free on the file system, and max_size allows %s more", size(free), size(left))
 		return
 	}
 	c.report.ok(name, step, "%s free on the file system; the dumps are %s of max_size, %s", size(free), size(used), size(most))

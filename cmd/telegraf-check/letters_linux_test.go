@@ -26,4 +26,14 @@ func TestDiskFull(t *testing.T) {
 	left, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	require.Len(t, left, 1, "what could not be written is gone")
+
+	// A cure is one that can be done.
+	err = os.WriteFile(filepath.Join(dir, "rest"), make([]byte, 1<<20), 0o600)
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	got = checked(t, output(receiver(t, vlreceiver.Config{}).URL(), deadLetters(dir)))
+	require.Equal(t, "make room", got.step("room").Todo)
+	inIt := deadLetters(filepath.Join(dir, "below"))
+	checked(t, output(receiver(t, vlreceiver.Config{}).URL(), inIt)).failed("directory", "cannot be made", "make room")
+	require.NoError(t, syscall.Mount("", dir, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""))
+	checked(t, output(receiver(t, vlreceiver.Config{}).URL(), inIt)).failed("directory", "cannot be made", "mount it for writing")
 }

@@ -73,7 +73,7 @@ func TestDirectoryFaults(t *testing.T) {
 	a := file(t, "")
 	with(a).failed("directory", "is a file", "name a directory")
 	with(a+"/below").failed("directory", "not a directory", "run this as the agent's user")
-	with("/proc/telegraf-check-dlq").failed("directory", "is not there and cannot be made", "install -d -m 700 -o telegraf /proc/telegraf-check-dlq")
+	with("/proc/telegraf-check-dlq").failed("directory", "is not there and cannot be made", "install -d -m 700 -o USER /proc/telegraf-check-dlq")
 
 	dir := privateDir(t)
 	require.NoError(t, os.Chmod(dir, 0o777))
