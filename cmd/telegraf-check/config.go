@@ -26,6 +26,7 @@ type loaded struct {
 	foreign []string // plugins that are configured and not in this program
 	plugins []plugin
 	tags    map[string]string // that the agent puts on each metric
+	unset   map[string]string // variables of the environment that are not set, and the last file that names them
 	faults  []error
 }
 
@@ -61,7 +62,7 @@ func find(files, directories []string) ([]string, error) {
 // load reads the files with Telegraf's own package, of whose plugins only ours are in this program. Its error says that a file
 // cannot be read, or that none of ours is in them.
 func load(files []string) (*loaded, error) {
-	l := &loaded{files: files}
+	l := &loaded{files: files, unset: make(map[string]string)}
 	c := config.NewConfig()
 	c.InputFilters = slices.Sorted(maps.Keys(inputs.Inputs))
 	c.OutputFilters = slices.Sorted(maps.Keys(outputs.Outputs))
@@ -71,8 +72,11 @@ func load(files []string) (*loaded, error) {
 		if err != nil {
 			return nil, err
 		}
-		data, foreign := ours(data)
+		data, foreign, unset := ours(data)
 		l.foreign = append(l.foreign, foreign...)
+		for _, name := range unset {
+			l.unset[name] = file
+		}
 		if err := c.LoadConfigData(data, file); err != nil {
 			l.faults = append(l.faults, fmt.Errorf("%s: %w", file, err))
 			clear(c.UnusedFields) // which the next file would be blamed for
@@ -95,18 +99,20 @@ func load(files []string) (*loaded, error) {
 
 var errSecret = errors.New("a secret cannot be found")
 
-// header is that of a table in a file, and multiline what begins or ends a text of several lines.
+// header is that of a table in a file, multiline what begins or ends a text of several lines, and variable one of the
+// environment that has no default; with $$ it is none.
 var (
 	header = regexp.MustCompile(`^\[\[?\s*(agent|global_tags|tags|inputs|outputs|processors|aggregators|secretstores|plugins)\b` +
 		`\s*(?:\.\s*([\w-]+))?[^\]]*\]\]?\s*(?:#.*)?$`)
 	multiline = regexp.MustCompile(`"""|'''`)
+	variable  = regexp.MustCompile(`(?:^|[^$])\$\{([A-Za-z_]\w*)\}`)
 )
 
 // ours blanks out processors and aggregators, which Telegraf's package cannot be told to leave out as it can other plugins, and
-// names all that is not in this program.
-func ours(data []byte) (kept []byte, foreign []string) {
+// names all that is not in this program, and the variables that the rest wants and that are not set.
+func ours(data []byte) (kept []byte, foreign, unset []string) {
 	lines := strings.SplitAfter(string(data), "\n")
-	drop, within := false, ""
+	drop, others, within := false, false, ""
 	for i, line := range lines {
 		if within == "" {
 			if found := header.FindStringSubmatch(strings.TrimSpace(line)); found != nil {
@@ -115,7 +121,8 @@ func ours(data []byte) (kept []byte, foreign []string) {
 				known := map[string]bool{
 					"inputs": inputs.Inputs[name] != nil, "outputs": outputs.Outputs[name] != nil, "secretstores": secretstores.SecretStores[name] != nil,
 				}
-				if has, plugin := known[kind]; name != "" && (drop || plugin && !has) {
+				has, plugin := known[kind]
+				if others = name != "" && (drop || plugin && !has); others {
 					foreign = append(foreign, kind+"."+name)
 				}
 			}
@@ -130,11 +137,34 @@ func ours(data []byte) (kept []byte, foreign []string) {
 				}
 			}
 		}
+		if !others {
+			for _, found := range variable.FindAllStringSubmatch(uncommented(line), -1) {
+				if _, set := os.LookupEnv(found[1]); !set {
+					unset = append(unset, found[1])
+				}
+			}
+		}
 		if drop {
 			lines[i] = strings.Repeat("\n", strings.Count(line, "\n")) // so that later lines keep their numbers
 		}
 	}
-	return []byte(strings.Join(lines, "")), foreign
+	return []byte(strings.Join(lines, "")), foreign, unset
+}
+
+// uncommented is a line without the comment at its end.
+func uncommented(line string) string {
+	quote := rune(0)
+	for i, c := range line {
+		switch {
+		case quote == 0 && c == '#':
+			return line[:i]
+		case quote == 0 && (c == '"' || c == '\''):
+			quote = c
+		case c == quote:
+			quote = 0
+		}
+	}
+	return line
 }
 
 // collect lists the plugins, inputs first. Of several of a kind each has its number.
@@ -193,6 +223,10 @@ func (l *loaded) compare() {
 // configuration reports whether the rest can be checked.
 func (c *check) configuration(l *loaded) bool {
 	const name = "configuration"
+	for _, v := range slices.Sorted(maps.Keys(l.unset)) {
+		c.report.failed("", "environment", "run this with the agent's environment, which under systemd is that of its unit; or set the variable; "+
+			"or give it a default, as in ${"+v+":-none}", "%s is not set, and ${%s} in %s is taken as it stands", v, v, l.unset[v])
+	}
 	for _, err := range l.faults {
 		todo := "correct the file; the plugins' options are in their README and sample.conf"
 		if errors.Is(err, errSecret) {

@@ -97,3 +97,13 @@ func TestSecrets(t *testing.T) {
 		})
 	}
 }
+
+// Who runs this without the agent's environment is told so, and not that the password is wrong.
+func TestUnsetVariables(t *testing.T) {
+	t.Setenv("IS_SET", "")
+	r := receiver(t, vlreceiver.Config{})
+	got := checked(t, "# ${OF_A_COMMENT}\n[[inputs.exec]]\ncommands = [\"echo ${OF_A_SHELL}\"]\n[[processors.regex]]\nx = \"${OF_OTHERS}\"\n"+
+		output(r.URL(), `bearer_token = "a#${NOT_SET}" # ${OF_A_COMMENT}`, `extra_fields = {"a" = "${IS_SET}${1}${HAS:-default}$${ESCAPED}"}`))
+	got.failed("environment", "NOT_SET is not set, and ${NOT_SET} in ", "run this with the agent's environment")
+	require.Equal(t, ok, got.step("read").Status, "the rest is checked all the same")
+}
