@@ -200,3 +200,27 @@ func TestScripts(t *testing.T) {
 		}
 	}
 }
+
+// A systemd that refuses leaves no package half installed, and none that cannot be removed.
+func TestScriptsWithoutSystemd(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" {
+		t.Skip("there is no sh")
+	}
+	refusing := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(refusing, "systemctl"), []byte("#!/bin/sh\nexit 1\n"), 0o700))
+	for _, words := range [][]string{
+		{"postinstall.sh", "configure", "0.1.0-1"},
+		{"postinstall.sh", "configure", ""},
+		{"postinstall.sh", "2"},
+		{"preremove.sh", "remove"},
+		{"preremove.sh", "0"},
+		{"postremove.sh", "remove"},
+		{"postremove.sh", "0"},
+	} {
+		cmd := exec.CommandContext(t.Context(), "sh", words...)
+		cmd.Env = []string{"PATH=" + refusing + ":" + os.Getenv("PATH")}
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%q: %s", words, out)
+	}
+}

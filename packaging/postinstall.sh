@@ -12,10 +12,13 @@ configure) [ -n "$2" ] && upgrade=yes || upgrade=no ;;
 *) exit 0 ;;
 esac
 
+# A configuration that it does not start with is no fault of the installation, and would leave the package half installed
+# and hold up the packages after it; systemd goes on trying.
 if [ -d /run/systemd/system ]; then
-	systemctl daemon-reload
+	systemctl daemon-reload || true
 	if [ "$upgrade" = yes ]; then
-		systemctl try-restart "$UNIT"
+		systemctl try-restart "$UNIT" ||
+			echo "telegraf-victorialogs did not start again; journalctl -u telegraf-victorialogs says why" >&2
 	fi
 fi
 

@@ -8,7 +8,7 @@ STATE=/var/lib/telegraf-victorialogs
 case "$1" in
 remove | 0)
 	if [ -d /run/systemd/system ]; then
-		systemctl daemon-reload
+		systemctl daemon-reload || true
 	fi
 	;;
 purge)

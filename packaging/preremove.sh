@@ -5,12 +5,13 @@ set -e
 
 UNIT=telegraf-victorialogs.service
 
+# Where systemd does not answer, or somebody deleted the unit, there is nothing to stop, and the package must go all the same.
 case "$1" in
 remove | 0)
 	if [ -d /run/systemd/system ]; then
-		systemctl --no-reload disable --now "$UNIT"
+		systemctl --no-reload disable --now "$UNIT" || true
 	elif command -v systemctl >/dev/null; then
-		systemctl --no-reload disable "$UNIT"
+		systemctl --no-reload disable "$UNIT" || true
 	fi
 	;;
 esac

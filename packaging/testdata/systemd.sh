@@ -51,6 +51,16 @@ systemctl stop $unit
 dlq cat $letters --json >/inside.json
 journalctl --unit $unit --output cat >/journal.txt
 
+# An upgrade is complete also where the service does not start, and it starts when that is mended.
+systemctl start $unit
+cp -p $conf/telegraf.conf /telegraf.conf
+echo 'nonsense = [' >>$conf/telegraf.conf
+dpkg -i /first.deb
+[ "$(systemctl is-active $unit)" = activating ]
+cat /telegraf.conf >$conf/telegraf.conf
+within systemctl is-active $unit
+systemctl stop $unit
+
 # An upgrade does not start what was stopped; removal stops and disables.
 dpkg -i /second.deb
 [ "$(systemctl is-active $unit)" = inactive ]
@@ -58,6 +68,9 @@ systemctl start $unit
 dpkg -r $unit
 [ "$(systemctl is-active $unit)" = inactive ]
 [ ! -e /etc/systemd/system/multi-user.target.wants/$unit.service ]
+dpkg -i /first.deb
+rm /usr/lib/systemd/system/$unit.service
+systemctl daemon-reload
 dpkg -P $unit
 [ -n "$(ls $letters/*.dump)" ]
 echo DONE
