@@ -144,6 +144,16 @@ func TestProgramsOfUnit(t *testing.T) {
 	}
 }
 
+// Stopping takes as long as the longest request that may be configured, and some more to write what is in memory.
+func TestTimeToStop(t *testing.T) {
+	t.Parallel()
+	u := readUnit(t, unitFile)
+	require.Len(t, u["TimeoutStopSec"], 1, "without it a distribution may allow less")
+	allowed, err := time.ParseDuration(u["TimeoutStopSec"][0])
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, allowed, time.Minute+20*time.Second)
+}
+
 // systemd's own opinion of the unit: every line understood, and an exposure of at most 2.1 of 10.
 func TestUnit(t *testing.T) {
 	t.Parallel()
