@@ -144,6 +144,29 @@ func TestProgramsOfUnit(t *testing.T) {
 	}
 }
 
+// The command that the documentation has for a check gives it what the unit gives the service.
+func TestCheckAsTheService(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile(filepath.Join("..", "docs", "packaging.md"))
+	require.NoError(t, err)
+	command := regexp.MustCompile(`(?s)systemd-run .*?\n` + "```").FindString(string(content))
+	u := readUnit(t, unitFile)
+	for key, want := range map[string]string{
+		"EnvironmentFile":    strings.TrimPrefix(u["EnvironmentFile"][0], "-"),
+		"Environment":        u["Environment"][0],
+		"StateDirectory":     `"` + u["StateDirectory"][0] + `"`,
+		"StateDirectoryMode": u["StateDirectoryMode"][0],
+	} {
+		require.Contains(t, command, " -p "+key+"="+want+" ")
+	}
+	require.Contains(t, command, " --uid="+u["User"][0]+" ")
+	for word := range strings.FieldsSeq(u["ExecStart"][0]) {
+		if strings.HasPrefix(word, etc) {
+			require.Contains(t, strings.Fields(command), word)
+		}
+	}
+}
+
 // Stopping takes as long as the longest request that may be configured, and some more to write what is in memory.
 func TestTimeToStop(t *testing.T) {
 	t.Parallel()
