@@ -23,7 +23,8 @@ sampled() { grep -q . $letters/*.dump; }
 dpkg -i /first.deb
 [ "$(systemctl is-active $unit)" = inactive ]
 [ "$(systemctl is-enabled $unit)" = disabled ]
-printf '%s\n' MQTT_LISTEN=tcp://127.0.0.1:1883 VICTORIALOGS_URL=http://127.0.0.1:1 >$conf/environment
+quoted=$(sed -n 's/^#.* MQTT_PASSWORD=/QUOTED=/p' $conf/environment) # the example of how to
+printf '%s\n' MQTT_LISTEN=tcp://127.0.0.1:1883 VICTORIALOGS_URL=http://127.0.0.1:1 "$quoted" >$conf/environment
 
 # What is sampled without the unit's walls around it.
 MQTT_LISTEN=tcp://127.0.0.1:0 $telegraf --config $conf/telegraf.conf --test >/outside.txt
@@ -31,6 +32,7 @@ MQTT_LISTEN=tcp://127.0.0.1:0 $telegraf --config $conf/telegraf.conf --test >/ou
 systemctl enable --now $unit
 systemctl is-active $unit
 within sampled
+tr '\0' '\n' </proc/$(pid)/environ | grep -Fx 'QUOTED=a\b "c" $d'
 grep -E 'Seccomp:|NoNewPrivs:|CapBnd:' /proc/$(pid)/status
 
 # Restarts: none at a reload, one at an upgrade, one after a crash.
