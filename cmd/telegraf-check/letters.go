@@ -89,8 +89,14 @@ func (c *check) directory(name, dir string) bool {
 
 // asRoot says what a success of root does not.
 func asRoot(info fs.FileInfo) string {
-	if user := userOf(info); os.Geteuid() == 0 && user != "" && user != "root" {
+	user := userOf(info)
+	switch {
+	case os.Geteuid() != 0 || user == "":
+		return ""
+	case user != "root":
 		return fmt.Sprintf("; by root, who may write anywhere: runuser -u %s -- telegraf-check … tells more", user)
+	case info.Mode().Perm()&0o022 == 0:
+		return "; by root, and for root alone: an agent of another user cannot"
 	}
 	return ""
 }

@@ -103,6 +103,22 @@ func TestDirectoryNotWritable(t *testing.T) {
 	require.Contains(t, got.step("directory").Text, "a file cannot be written")
 }
 
+// That root can write there says nothing of an agent which has a user of its own.
+func TestDirectoryOfRoot(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("root alone may write anywhere")
+	}
+	r := receiver(t, vlreceiver.Config{})
+	dir := privateDir(t)
+	for _, path := range []string{dir, filepath.Join(dir, "below")} {
+		got := checked(t, output(r.URL(), deadLetters(path)))
+		require.Zero(t, got.code, got.out)
+		require.Contains(t, got.step("directory").Text, "for root alone: an agent of another user cannot")
+	}
+	require.NoError(t, os.Chown(dir, 65534, 65534))
+	require.Contains(t, checked(t, output(r.URL(), deadLetters(dir))).step("directory").Text, "by root, who may write anywhere: runuser -u ")
+}
+
 // Root salvaged a dump, and left it where the agent cannot read it.
 func TestFilesOfOthers(t *testing.T) {
 	if os.Geteuid() != 0 {
