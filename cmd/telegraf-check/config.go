@@ -17,6 +17,7 @@ import (
 	"github.com/influxdata/telegraf/plugins/secretstores"
 
 	"github.com/edgetide/telegraf-victorialogs/inputs/mqtt_hardware"
+	"github.com/edgetide/telegraf-victorialogs/internal/redact"
 	"github.com/edgetide/telegraf-victorialogs/outputs/victorialogs"
 )
 
@@ -62,7 +63,7 @@ func find(files, directories []string) ([]string, error) {
 // load reads the files with Telegraf's own package, of whose plugins only ours are in this program. Its error says that a file
 // cannot be read, or that none of ours is in them.
 func load(files []string) (*loaded, error) {
-	l := &loaded{files: files, unset: make(map[string]string)}
+	l := &loaded{unset: make(map[string]string)}
 	c := config.NewConfig()
 	c.InputFilters = slices.Sorted(maps.Keys(inputs.Inputs))
 	c.OutputFilters = slices.Sorted(maps.Keys(outputs.Outputs))
@@ -72,6 +73,10 @@ func load(files []string) (*loaded, error) {
 		if err != nil {
 			return nil, err
 		}
+		if strings.Contains(file, "://") {
+			file = redact.URL(file)
+		}
+		l.files = append(l.files, file)
 		data, foreign, unset := ours(data)
 		l.foreign = append(l.foreign, foreign...)
 		for _, name := range unset {
@@ -91,7 +96,7 @@ func load(files []string) (*loaded, error) {
 	l.tags = c.Tags
 	l.collect(c)
 	if len(l.plugins) == 0 && len(l.faults) == 0 {
-		return nil, fmt.Errorf("%s: there is no plugin of ours to check", strings.Join(files, ", "))
+		return nil, fmt.Errorf("%s: there is no plugin of ours to check", strings.Join(l.files, ", "))
 	}
 	l.compare()
 	return l, nil

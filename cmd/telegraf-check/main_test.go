@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -311,4 +313,14 @@ func TestConfigurationByURL(t *testing.T) {
 	_ = cmd.Wait() // the code says how it ended
 	require.Equal(t, exitCannotRun, cmd.ProcessState.ExitCode())
 	require.Equal(t, "telegraf-check: interrupted\n", complaints.String())
+}
+
+// Credentials in the URL of a configuration are not printed, whatever is in it; the helpers look for them.
+func TestCredentialsOfConfiguration(t *testing.T) {
+	for _, text := range []string{"[[inputs.mqtt_hardware]]\nhardware = [\"memory\"]\n", "[[inputs.cpu]]\n", "syntax = ["} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, text) }))
+		got := process(t, "--json", "--config", "http://me:"+sesame+"@"+server.Listener.Addr().String()+"/telegraf.conf")
+		server.Close()
+		require.Contains(t, got.out+got.err, "http://xxxxx@127.0.0.1:")
+	}
 }
