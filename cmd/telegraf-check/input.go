@@ -40,7 +40,11 @@ func (c *check) broker(name string, p *mqtt_hardware.MQTTHardware, b mqtt_hardwa
 	case mqtt_hardware.StageLogin:
 		todo := "set username and password to what the broker knows; the check logs in as client " + b.ClientID +
 			", which a broker that ties rights to client ids must let in, too"
-		if !b.Refused {
+		switch {
+		case b.Refused:
+		case refusedTLS(b.Err): // which TLS 1.3 says only after the handshake
+			todo = remedy(b.Err, "servers")
+		default:
 			todo = fmt.Sprintf("see the broker's log; a port for TLS needs ssl://, one for websockets ws://, and protocol = %q must be known there", p.Protocol)
 		}
 		c.report.failed(name, login, todo, "%s: connected, and cannot log in %s: %v", b.Server, user, b.Err)

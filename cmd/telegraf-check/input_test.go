@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
@@ -79,8 +80,10 @@ func nobody(t *testing.T) string {
 
 func TestBrokerFaults(t *testing.T) {
 	secure := listeners.NewTCP(listeners.Config{ID: "secure", Address: "127.0.0.1:0", TLSConfig: selfSigned(t)})
-	plain := ruled(t, &rules{filter: all, qos: 2}, secure)
-	tls := "ssl://" + secure.Address()
+	certain := selfSigned(t)
+	certain.ClientAuth = tls.RequireAnyClientCert
+	mutual := listeners.NewTCP(listeners.Config{ID: "mutual", Address: "127.0.0.1:0", TLSConfig: certain})
+	plain := ruled(t, &rules{filter: all, qos: 2}, secure, mutual)
 	quiet, err := net.Listen("tcp", "127.0.0.1:0") // takes connections in, and says nothing
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = quiet.Close() })
@@ -90,11 +93,17 @@ func TestBrokerFaults(t *testing.T) {
 		step, text string
 		todo       string
 	}{
-		"away":        {input("tcp://" + nobody(t)), "broker", "connection refused", "start it, or correct the host and port in servers"},
-		"no name":     {input("tcp://broker.invalid:1883"), "broker", "broker.invalid", "correct the host in servers"},
-		"no TLS":      {input("ssl://" + plain[len("tcp://"):]), "broker", "TLS handshake", "speaks what the scheme in servers says"},
-		"needs TLS":   {input("tcp://" + secure.Address()), "broker", "connected, and cannot log in without credentials", "a port for TLS needs ssl://"},
-		"authority":   {input(tls), "broker", "unknown authority", "set tls_ca"},
+		"away":      {input("tcp://" + nobody(t)), "broker", "connection refused", "start it, or correct the host and port in servers"},
+		"no name":   {input("tcp://broker.invalid:1883"), "broker", "broker.invalid", "correct the host in servers"},
+		"no TLS":    {input("ssl://" + plain[len("tcp://"):]), "broker", "TLS handshake", "speaks what the scheme in servers says"},
+		"needs TLS": {input("tcp://" + secure.Address()), "broker", "connected, and cannot log in without credentials", "a port for TLS needs ssl://"},
+		"authority": {input("ssl://" + secure.Address()), "broker", "unknown authority", "set tls_ca"},
+		"no certificate": {
+			input("ssl://"+mutual.Address(), "insecure_skip_verify = true"), "broker", "certificate required", "set tls_cert and tls_key",
+		},
+		"no certificate, 5": {
+			input("ssl://"+mutual.Address(), "insecure_skip_verify = true", `protocol = "5"`), "broker", "certificate required", "set tls_cert and tls_key",
+		},
 		"silent":      {input("tcp://" + quiet.Addr().String()), "broker", "no answer in time", "see the broker's log"},
 		"refused":     {input(ruled(t, &rules{filter: func(f string) bool { return f != "b/+" }, qos: 2})), "subscribe", `refuses "b/+" with code 0x80`, "the right to subscribe"},
 		"refused, 5":  {input(ruled(t, &rules{filter: func(f string) bool { return f != "b/+" }, qos: 2}), `protocol = "5"`), "subscribe", `with code 0x87 (Not authorized)`, "the right to subscribe"},
@@ -107,7 +116,7 @@ func TestBrokerFaults(t *testing.T) {
 		})
 	}
 	t.Run("insecure, and all is well", func(t *testing.T) {
-		require.Zero(t, checked(t, input(tls, "insecure_skip_verify = true")).code)
+		require.Zero(t, checked(t, input("ssl://"+secure.Address(), "insecure_skip_verify = true")).code)
 	})
 }
 

@@ -21,7 +21,6 @@ func remedy(err error, option string) string {
 		host      x509.HostnameError
 		invalid   x509.CertificateInvalidError
 		record    tls.RecordHeaderError
-		alert     tls.AlertError
 		timeout   net.Error
 	)
 	switch {
@@ -37,7 +36,7 @@ func remedy(err error, option string) string {
 		return "replace its certificate"
 	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
 		return "one side speaks TLS and the other does not: correct the scheme or the port in " + option
-	case errors.As(err, &alert), strings.Contains(err.Error(), "remote error: tls"):
+	case refusedTLS(err):
 		return "it refused our side of TLS: set tls_cert and tls_key to a certificate that it takes"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "start it, or correct the host and port in " + option
@@ -51,4 +50,10 @@ func remedy(err error, option string) string {
 		return "see that it runs and that no firewall is between, or correct " + option
 	}
 	return "see that it runs and can be reached from here, and that " + option + " is right"
+}
+
+// refusedTLS reports whether the other side ended TLS, and said so.
+func refusedTLS(err error) bool {
+	var alert tls.AlertError
+	return errors.As(err, &alert) || strings.Contains(err.Error(), "remote error: tls")
 }
