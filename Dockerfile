@@ -6,7 +6,9 @@ ARG TARGETARCH=amd64
 ARG TARGETVARIANT=
 WORKDIR /src
 COPY . .
-RUN make dist-binaries PLATFORM=$TARGETOS/$TARGETARCH$TARGETVARIANT DIST_BIN=/root-fs/usr/bin
+RUN make dist-binaries .build/dist/dist PLATFORM=$TARGETOS/$TARGETARCH$TARGETVARIANT DIST_BIN=/root-fs/usr/bin
+RUN .build/dist/dist -version "$(cat VERSION)" -platform $TARGETOS/$TARGETARCH$TARGETVARIANT -bin /root-fs/usr/bin \
+	-papers -out /root-fs/usr/share/doc/telegraf-victorialogs
 RUN install -D -m 644 sample.conf /root-fs/etc/telegraf-victorialogs/telegraf.conf \
 	&& install -D -m 644 -t /root-fs/usr/share/doc/telegraf-victorialogs LICENSE README.md \
 	&& install -d -m 700 /state/telegraf-victorialogs/dead-letters

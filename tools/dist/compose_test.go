@@ -52,6 +52,12 @@ func TestDockerfile(t *testing.T) {
 	require.NotNil(t, target)
 	require.Contains(t, string(makefile), "\n"+target[1]+":")
 
+	// What is linked in may be given away with its licences alone, in images as in archives.
+	papers := regexp.MustCompile(`-bin (\S+) \\\n\t-papers -out (\S+)\n`).FindStringSubmatch(text)
+	require.NotNil(t, papers)
+	require.Contains(t, text, "DIST_BIN="+papers[1]+"\n")
+	require.Equal(t, "/root-fs/usr/share/doc/telegraf-victorialogs", papers[2])
+
 	for _, path := range regexp.MustCompile(`sample\.conf|LICENSE|README\.md`).FindAllString(text, -1) {
 		require.FileExists(t, filepath.Join("..", "..", path))
 	}

@@ -37,6 +37,7 @@ func run(args []string) error {
 	bin := flags.String("bin", "", "`directory` with the binaries of the platform")
 	tree := flags.String("tree", "", "`directory` to lay out what is below /usr in packages; none is made without it")
 	out := flags.String("out", "", "`directory` for the archive and the bill of materials")
+	papers := flags.Bool("papers", false, "write the licences and the bill of materials of -bin into -out, and nothing else")
 	sums := flags.Bool("sums", false, "write the checksums of all that is in -out, and do nothing else")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -64,7 +65,14 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
-	licences := filepath.Join(filepath.Dir(filepath.Clean(*bin)), s.name+".licences", "THIRD-PARTY-LICENSES.txt")
+	const texts = "THIRD-PARTY-LICENSES.txt"
+	if *papers {
+		if err := writeLicences(filepath.Join(*out, texts), modules); err != nil {
+			return err
+		}
+		return s.writeBill(filepath.Join(*out, "sbom.cdx.json"), modules)
+	}
+	licences := filepath.Join(filepath.Dir(filepath.Clean(*bin)), s.name+".licences", texts)
 	if err := writeLicences(licences, modules); err != nil {
 		return err
 	}

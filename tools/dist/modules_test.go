@@ -47,3 +47,15 @@ func TestBillAndLicences(t *testing.T) {
 	require.Equal(t, "std", bill.Components[1].Name)
 	require.Equal(t, "github.com/CycloneDX/cyclonedx-go", bill.Components[2].Name)
 }
+
+// Papers are what an image needs beside its binaries.
+func TestPapers(t *testing.T) {
+	self, err := os.Executable()
+	require.NoError(t, err)
+	bin, out := t.TempDir(), filepath.Join(t.TempDir(), "doc")
+	require.NoError(t, os.Symlink(self, filepath.Join(bin, "program")))
+	require.NoError(t, run([]string{"-version", "1.2.3", "-platform", "linux/arm64", "-bin", bin, "-papers", "-out", out}))
+	made, err := filepath.Glob(filepath.Join(out, "*"))
+	require.NoError(t, err)
+	require.Equal(t, []string{filepath.Join(out, "THIRD-PARTY-LICENSES.txt"), filepath.Join(out, "sbom.cdx.json")}, made)
+}
