@@ -22,8 +22,13 @@ if [ -d /run/systemd/system ]; then
 	fi
 fi
 
+# After a removal that kept the configuration dpkg calls it an upgrade, and nobody has enabled it again.
+idle() {
+	[ -d /run/systemd/system ] && ! systemctl --quiet is-enabled "$UNIT" 2>/dev/null && ! systemctl --quiet is-active "$UNIT"
+}
+
 # Not started by itself: before it knows where to, it would only fill the disk with dead letters.
-if [ "$upgrade" = no ]; then
+if [ "$upgrade" = no ] || idle; then
 	cat <<-END
 		telegraf-victorialogs is installed and not started yet. Say where from and where to in
 		  /etc/telegraf-victorialogs/environment and /etc/telegraf-victorialogs/telegraf.conf, then

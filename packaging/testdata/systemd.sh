@@ -71,6 +71,8 @@ dpkg -r $unit
 [ "$(systemctl is-active $unit)" = inactive ]
 [ ! -e /etc/systemd/system/multi-user.target.wants/$unit.service ]
 dpkg -i /first.deb
+dpkg -r $unit
+dpkg -i /first.deb | grep 'not started yet' # where the configuration is that of before
 rm /usr/lib/systemd/system/$unit.service
 systemctl daemon-reload
 dpkg -P $unit
