@@ -54,11 +54,12 @@ func fillBacklog(ctx context.Context, dir string, bodies []body, size int64) (ro
 	now := time.Now().UTC()
 	for written, i := int64(0), 0; written < size; i++ {
 		b := bodies[i%len(bodies)]
-		err := queue.Enqueue(ctx, &deadletter.Letter{
+		l := &deadletter.Letter{
 			Route: deadletter.Route{Path: "/insert/jsonline", Query: "_stream_fields=host%2Cmeasurement", Encoding: "zstd"},
 			Count: b.rows, First: now, Last: now, Reason: "server_away", Run: "bench", Body: b.bytes,
-		})
-		if err != nil {
+		}
+		l.Seal()
+		if err := queue.Enqueue(ctx, l); err != nil {
 			return 0, err
 		}
 		rows += b.rows

@@ -41,6 +41,34 @@ func TestLetterComesBackAsItWas(t *testing.T) {
 	}
 }
 
+func TestCheck(t *testing.T) {
+	const rows = 2
+	body := []byte("{\"a\":1}\n{\"b\":2}\n")
+	letter := func(change func(*Letter)) *Letter {
+		l := &Letter{Route: Route{Path: "/x", Encoding: "identity"}, Count: rows, Body: bytes.Clone(body)}
+		change(l)
+		data, err := Append(nil, l)
+		require.NoError(t, err)
+		back, err := Parse(data)
+		require.NoError(t, err)
+		return back
+	}
+	unreadable := func(l *Letter) { l.Encoding = "zstd" } // what nobody sees who goes by the sum
+	require.NoError(t, letter(func(*Letter) {}).Check())
+	require.NoError(t, letter((*Letter).Seal).Check())
+	require.NoError(t, letter(func(l *Letter) { l.Seal(); unreadable(l) }).Check(), "it is as it was made")
+
+	require.ErrorContains(t, letter(unreadable).Check(), "as 2 rows")
+	require.ErrorContains(t, letter(func(l *Letter) { l.Count = 3 }).Check(), "2 rows instead of 3")
+	for at := range body {
+		l := letter((*Letter).Seal)
+		l.Body[at] ^= 1
+		unreadable(l)
+		require.ErrorContains(t, l.Check(), "as 2 rows", "byte %d", at)
+	}
+	require.Error(t, letter(func(l *Letter) { l.Seal(); l.Count = 3 }).Check())
+}
+
 func TestWhatIsNoLetter(t *testing.T) {
 	for _, data := range []string{
 		"", "\n", "{}", "{}\n", "hello\nworld", `{"path":1}` + "\n", `{"path":"/x","count":0}` + "\n", `{"path":"/x","count":1}`,

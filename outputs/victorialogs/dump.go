@@ -1,8 +1,6 @@
 package victorialogs
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -180,6 +178,7 @@ func (d *delivery) letter(part dump) *deadletter.Letter {
 	if r := first.refusal; r != nil {
 		l.Reason, l.Status, l.Answer = r.reason, r.status, r.answer
 	}
+	l.Seal()
 	return l
 }
 
@@ -260,8 +259,8 @@ func (d *delivery) restore(_ context.Context, letters []*deadletter.Letter) []er
 	errs := make([]error, len(letters))
 	waiting := make([]*homecoming, len(letters))
 	for i, l := range letters {
-		if lines, err := l.Lines(); err != nil || bytes.Count(lines, []byte{'\n'}) != l.Count {
-			errs[i] = fmt.Errorf("%w: its body cannot be read as %d rows: %w", dlq.ErrPoison, l.Count, cmp.Or(err, errBroken))
+		if err := l.Check(); err != nil {
+			errs[i] = fmt.Errorf("%w: %w", dlq.ErrPoison, err)
 			continue
 		}
 		waiting[i] = &homecoming{letter: l, done: make(chan error, 1)}
