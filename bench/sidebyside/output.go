@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -164,6 +165,7 @@ const (
 // send is this program as a sender, a process of its own: it sends so many rows as fast as they are taken, and then waits for
 // the end of ctx.
 func send(ctx context.Context, as, url string, rows int) error {
+	runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0))) // one that computes looks at the network every 10 ms only
 	if as == sendOurs {
 		return feedOutput(ctx, url, rows)
 	}
@@ -175,7 +177,7 @@ func send(ctx context.Context, as, url string, rows int) error {
 	if err != nil {
 		return err
 	}
-	if _, err := post(ctx, url, bodies, connections, rows); err != nil {
+	if _, err := post(context.WithoutCancel(ctx), url, bodies, connections, rows); err != nil { // the last answer is still to come
 		return err
 	}
 	<-ctx.Done()
@@ -203,7 +205,7 @@ func feedOutput(ctx context.Context, url string, rows int) (err error) {
 			o.Add(metrics[added%len(metrics)])
 			added++
 		}
-		for pendingMetrics() > ahead {
+		for added < rows && pendingMetrics() > ahead {
 			if err := pause(ctx, time.Millisecond); err != nil {
 				return err
 			}

@@ -80,6 +80,12 @@ type encoder struct {
 	lastName   string    // of the metric before
 	lastQuoted []byte
 
+	lastSeconds int64 // of the time of the metric before; 0: there was none
+	lastDigits  []byte
+
+	plainKeys [][]byte // of the row before, by the place of the name: `,"usage_idle":`
+	plainTags int      // how many tags it has; -1: it has a name that is not plain
+
 	names    []string       // scratch of rowNames
 	repaired [repairs]int64 // since the last takeRepairs
 }
@@ -127,7 +133,7 @@ func (e *encoder) appendLine(dst []byte, m telegraf.Metric, now time.Time) ([]by
 func (e *encoder) render(dst []byte, m telegraf.Metric, message *telegraf.Field) []byte {
 	tags, fields := m.TagList(), m.FieldList()
 	dst = append(dst, `{"_time":`...)
-	dst = appendTime(dst, m.Time())
+	dst = e.appendTime(dst, m.Time())
 	dst = append(dst, `,"_msg":`...)
 	name := e.quotedName(m.Name())
 	if message != nil {
@@ -139,10 +145,10 @@ func (e *encoder) render(dst []byte, m telegraf.Metric, message *telegraf.Field)
 		dst = append(dst, e.measured...)
 		dst = append(dst, name...)
 	}
-	if e.arePlain(tags, fields) {
-		dst = e.appendPlain(dst, tags, fields, message)
-	} else {
-		dst = e.appendRenamed(dst, tags, fields, message)
+	begin := len(dst)
+	dst, plain := e.appendPlain(dst, tags, fields, message)
+	if !plain {
+		dst = e.appendRenamed(dst[:begin], tags, fields, message)
 	}
 	dst = append(dst, e.extra...)
 	return append(dst, '}', '\n')
@@ -160,47 +166,54 @@ func (e *encoder) count(tagsAndFields int, message bool) int {
 	return n
 }
 
-// arePlain reports that each name can be written as it is: the server keeps it, nothing else in the row has it, and it
-// needs no escaping. Nearly all rows are so.
-func (e *encoder) arePlain(tags []*telegraf.Tag, fields []*telegraf.Field) bool {
-	for _, tag := range tags {
-		if !e.isPlain(tag.Key) {
-			return false
+// appendPlain appends tags and fields if each name can be written as it is: the server keeps it, nothing else in the row has
+// it, and it needs no escaping. Nearly all rows are so. Otherwise what it appended has no meaning.
+func (e *encoder) appendPlain(dst []byte, tags []*telegraf.Tag, fields []*telegraf.Field, message *telegraf.Field) (_ []byte, ok bool) {
+	before := e.repaired
+	same := len(tags) == e.plainTags // as in the row before, up to here
+	e.plainTags = -1
+	for i, tag := range tags {
+		key, known := e.plainKey(i, tag.Key)
+		if key == nil {
+			e.repaired = before
+			return dst, false
 		}
+		same = same && known
+		dst = e.appendString(append(dst, key...), tag.Value)
 	}
-	for _, field := range fields {
-		if !e.isPlain(field.Key) || hasTag(tags, field.Key) {
-			return false
+	for i, field := range fields {
+		if field == message {
+			continue
 		}
+		key, known := e.plainKey(len(tags)+i, field.Key)
+		same = same && known
+		if key == nil || !same && hasTag(tags, field.Key) {
+			e.repaired = before
+			return dst, false
+		}
+		dst = e.appendValue(append(dst, key...), field.Value)
 	}
-	return true
+	e.plainTags = len(tags)
+	return dst, true
 }
 
-func (e *encoder) isPlain(name string) bool {
-	if len(name) == 0 || len(name) > maxNameBytes {
-		return false
+// plainKey returns a plain name as a JSON object's next key, and whether the row before has the same name at this place, as
+// it most often has; nil if the name is not plain. The key is valid until the next row.
+func (e *encoder) plainKey(place int, name string) (key []byte, known bool) {
+	if place >= len(e.plainKeys) {
+		e.plainKeys = append(e.plainKeys, make([][]byte, place+1-len(e.plainKeys))...)
 	}
-	for i := range len(name) {
-		if !plain[name[i]] {
-			return false
-		}
+	key = e.plainKeys[place]
+	if len(key) == len(name)+len(`,"":`) && string(key[2:len(key)-2]) == name {
+		return key, true
 	}
-	return !e.begins[name[0]] || !slices.Contains(e.taken, name)
-}
-
-// appendPlain appends tags and fields whose names are plain.
-func (e *encoder) appendPlain(dst []byte, tags []*telegraf.Tag, fields []*telegraf.Field, message *telegraf.Field) []byte {
-	for _, tag := range tags {
-		dst = append(append(append(dst, `,"`...), tag.Key...), `":`...)
-		dst = e.appendString(dst, tag.Value)
+	if len(name) == 0 || len(name) > maxNameBytes || plainPrefix(name) < len(name) ||
+		e.begins[name[0]] && slices.Contains(e.taken, name) {
+		return nil, false
 	}
-	for _, field := range fields {
-		if field != message {
-			dst = append(append(append(dst, `,"`...), field.Key...), `":`...)
-			dst = e.appendValue(dst, field.Value)
-		}
-	}
-	return dst
+	key = append(append(append(key[:0], `,"`...), name...), `":`...)
+	e.plainKeys[place] = key
+	return key, false
 }
 
 // appendRenamed appends tags and fields of which a name must be escaped or repaired.
@@ -365,16 +378,26 @@ func shortened(name string) string {
 	return name[:end] + "~" + hex.EncodeToString(sum)
 }
 
-// appendTime appends Unix nanoseconds, which cost a third of RFC 3339 to write. The server tells seconds from
-// nanoseconds by their size, so times up to 1970 are written in full.
-func appendTime(dst []byte, t time.Time) []byte {
-	const after1970 = int64(365 * 24 * time.Hour)
-	if ns := t.UnixNano(); ns >= after1970 {
-		return strconv.AppendInt(dst, ns, 10)
+// appendTime appends Unix nanoseconds, which cost a third of RFC 3339 to write; the seconds are most often those of the row
+// before. The server tells seconds from nanoseconds by their size, so times up to 1970 are written in full.
+func (e *encoder) appendTime(dst []byte, t time.Time) []byte {
+	const second, after1970 = int64(time.Second), int64(365 * 24 * time.Hour)
+	ns := t.UnixNano()
+	if ns < after1970 {
+		dst = append(dst, '"')
+		dst = t.UTC().AppendFormat(dst, time.RFC3339Nano)
+		return append(dst, '"')
 	}
-	dst = append(dst, '"')
-	dst = t.UTC().AppendFormat(dst, time.RFC3339Nano)
-	return append(dst, '"')
+	if seconds := ns / second; seconds != e.lastSeconds {
+		e.lastSeconds, e.lastDigits = seconds, strconv.AppendInt(e.lastDigits[:0], seconds, 10)
+	}
+	dst = append(dst, e.lastDigits...)
+	digits := [9]byte{}
+	for i, rest := len(digits)-1, ns%second; i >= 0; i-- {
+		digits[i] = byte('0' + rest%10)
+		rest /= 10
+	}
+	return append(dst, digits[:]...)
 }
 
 // appendText appends a value as a JSON string whatever its type.
@@ -436,30 +459,41 @@ var plain = func() (table [256]bool) {
 
 // appendEscaped appends s as the inside of a JSON string (RFC 8259 section 7).
 func (e *encoder) appendEscaped(dst []byte, s string) []byte {
-	start := len(dst)
-	dst = append(dst, s...)
-	if n := plainPrefix(dst[start:]); n < len(s) {
-		return e.appendUnplain(dst[:start+n], s[n:])
+	n := plainPrefix(s)
+	if n == len(s) {
+		return append(dst, s...)
 	}
-	return dst
+	return e.appendUnplain(append(dst, s[:n]...), s[n:])
 }
 
-// plainPrefix returns how many bytes at the start of b stand for themselves. It looks at eight at a time: subtraction
-// borrows into a byte's highest bit where the byte is below what is subtracted from it.
-func plainPrefix(b []byte) int {
-	const each, highest = 0x0101010101010101, 0x8080808080808080
+// plainPrefix returns how many bytes at the start of s stand for themselves. It looks at eight at a time.
+func plainPrefix(s string) int {
 	n := 0
-	for ; n+8 <= len(b); n += 8 {
-		x := binary.LittleEndian.Uint64(b[n:])
-		quote, backslash := x^each*'"', x^each*'\\' // zero where it is one
-		if (x|(x-each*' ')|(quote-each)|(backslash-each))&highest != 0 {
-			break
-		}
+	for n+8 <= len(s) && arePlain(eightBytes(s[n:])) {
+		n += 8
 	}
-	for n < len(b) && plain[b[n]] {
+	if len(s) >= 8 && n+8 > len(s) && arePlain(eightBytes(s[len(s)-8:])) {
+		return len(s)
+	}
+	for n < len(s) && plain[s[n]] {
 		n++
 	}
 	return n
+}
+
+// eightBytes is one load to the compiler.
+func eightBytes(s string) uint64 {
+	_ = s[7]
+	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+}
+
+// arePlain reports whether eight bytes stand for themselves. Subtraction borrows into a byte's highest bit where the byte is
+// below what is subtracted from it.
+func arePlain(x uint64) bool {
+	const each, highest = 0x0101010101010101, 0x8080808080808080
+	quote, backslash := x^each*'"', x^each*'\\' // zero where it is one
+	return (x|(x-each*' ')|(quote-each)|(backslash-each))&highest == 0
 }
 
 // appendUnplain is appendEscaped for a string that begins with a byte that may not stand for itself.
@@ -469,7 +503,7 @@ func (e *encoder) appendUnplain(dst []byte, s string) []byte {
 	for i := 0; i < len(s); {
 		b := s[i]
 		if plain[b] {
-			i++
+			i += plainPrefix(s[i:])
 			continue
 		}
 		if b >= utf8.RuneSelf {

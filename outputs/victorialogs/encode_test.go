@@ -925,3 +925,41 @@ func BenchmarkEncode(b *testing.B) {
 		}
 	})
 }
+
+// TestTimesInTurn has times of the same second and of others in turn, with all digits and with none behind the second.
+func TestTimesInTurn(t *testing.T) {
+	e, random := newEncoder(), rand.New(rand.NewPCG(3, 4))
+	second := int64(365 * 24 * 3600)
+	for range 1000 {
+		switch random.IntN(4) {
+		case 0:
+			second = 365*24*3600 + random.Int64N(8_000_000_000)
+		case 1:
+			second++
+		}
+		ns := second*1e9 + []int64{0, 1, 999_999_999, random.Int64N(1e9)}[random.IntN(4)]
+		require.Equal(t, strconv.FormatInt(ns, 10), string(e.appendTime(nil, time.Unix(0, ns))))
+	}
+}
+
+// TestRowsOfDifferentNames has rows whose names are those of the row before at the same places, or others, or not plain, since
+// the encoder remembers them.
+func TestRowsOfDifferentNames(t *testing.T) {
+	e, random := newEncoder(), rand.New(rand.NewPCG(5, 6))
+	names := []string{"a", "b", "ab", "_msg", "", `q"`, "ü", "measurement"}
+	for range 5000 {
+		tags, fields := make(map[string]string), []any{}
+		for range random.IntN(3) {
+			tags[names[random.IntN(len(names))]] = "t"
+		}
+		for range 1 + random.IntN(3) {
+			fields = append(fields, names[random.IntN(len(names))], "f")
+		}
+		m := newMetric("m", tags, pairs(fields...))
+		require.Equal(t, encode(t, newEncoder(), m), encode(t, e, m))
+		fresh := newEncoder()
+		_ = encode(t, fresh, m)
+		require.Equal(t, fresh.repaired, e.repaired)
+		e.takeRepairs(func(repair, int64) {})
+	}
+}
