@@ -24,6 +24,8 @@ type facts struct {
 	broker, server        string // with their versions; an empty server: there is none
 	loadBefore, loadAfter string
 	peers                 []string // with their versions
+	micro                 []string // what the micro-benchmarks printed
+	programs              []string // beside telegraf, with their sizes
 }
 
 func (s *session) gatherFacts(ctx context.Context) facts {

@@ -44,7 +44,7 @@ func (s *session) measureFlow(ctx context.Context, round int) error {
 				return err
 			}
 			defer func() { err = errors.Join(err, f.Close()) }()
-			u, err := s.full(ctx, w, f, place, s.count(w, 60_000))
+			u, err := s.full(ctx, w, f, place, s.count(w, 60_000), 0)
 			if err != nil {
 				return err
 			}
@@ -54,7 +54,11 @@ func (s *session) measureFlow(ctx context.Context, round int) error {
 	})
 }
 
-// measureSaturation: behind a broker that costs next to nothing, which is where only the agent is the limit.
+// manyUnderWay is so many that no way waits for acknowledgements.
+const manyUnderWay = 20_000
+
+// measureSaturation: behind a broker that costs next to nothing, with as many messages under way as Telegraf allows by default,
+// and with more, which is where only the agent is the limit.
 func (s *session) measureSaturation(ctx context.Context, round int) error {
 	return inTurn(s.ways, round, func(w way) (err error) {
 		if w.realOnly || w.listens {
@@ -65,11 +69,17 @@ func (s *session) measureSaturation(ctx context.Context, round int) error {
 			return err
 		}
 		defer func() { err = errors.Join(err, f.Close()) }()
-		u, err := s.full(ctx, w, f, standInName, s.count(w, 150_000))
-		if err != nil {
-			return err
+		for _, underWay := range []int{0, manyUnderWay} {
+			u, err := s.full(ctx, w, f, standInName, s.count(w, 150_000), underWay)
+			if err != nil {
+				return err
+			}
+			at := ""
+			if underWay > 0 {
+				at = strconv.Itoa(underWay)
+			}
+			s.noteUsage("saturation", w, at, u)
 		}
-		s.noteUsage("saturation", w, "", u)
 		return nil
 	})
 }
@@ -83,13 +93,13 @@ func (s *session) count(w way, n int) int {
 }
 
 // full moves n messages as fast as they are taken, after others that warm the agent up.
-func (s *session) full(ctx context.Context, w way, f feed, place string, n int) (u usage, err error) {
+func (s *session) full(ctx context.Context, w way, f feed, place string, n, underWay int) (u usage, err error) {
 	logs, err := s.newReceiver(ctx, place, false)
 	if err != nil {
 		return u, err
 	}
 	defer func() { err = errors.Join(err, logs.Close()) }()
-	a, err := s.start(w, f, logs, site{}, false)
+	a, err := s.start(w, f, logs, site{underWay: underWay}, false)
 	if err != nil {
 		return u, err
 	}
@@ -101,7 +111,7 @@ func (s *session) full(ctx context.Context, w way, f feed, place string, n int) 
 	}
 	for _, n := range []int{max(1, n/10), n} {
 		m := messages{first: a.sent}
-		if u, err = a.move(ctx, firehose.Load{N: n, Message: m.message}); err != nil {
+		if u, err = a.move(ctx, firehose.Load{N: n, Message: m.message, Window: underWay}); err != nil {
 			return u, err
 		}
 	}

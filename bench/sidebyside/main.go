@@ -92,6 +92,7 @@ func measures() []measure {
 	const all = 1 << 30
 	return []measure{
 		{"size", 1, (*session).measureSize},
+		{"micro", 1, (*session).measureMicro},
 		{"startup", all, (*session).measureStartup},
 		{"saturation", all, (*session).measureSaturation},
 		{"flow", all, (*session).measureFlow},
@@ -100,11 +101,11 @@ func measures() []measure {
 		{"allocations", 3, (*session).measureAllocations},
 		{"idle", 2, (*session).measureIdle},
 		{"topics", 3, (*session).measureTopics},
-		{"output", all, (*session).measureOutput},
-		{"server", 3, (*session).measureServer},
+		{"output", 3, (*session).measureOutput},
+		{"server", 2, (*session).measureServer},
 		{"disk", 1, (*session).measureDisk},
 		{"backlog", 1, (*session).measureBacklog},
-		{"restore", 1, (*session).measureRestore},
+		{"restore", 2, (*session).measureRestore},
 		{"fleet", 1, (*session).measureFleet},
 	}
 }

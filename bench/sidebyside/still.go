@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -26,6 +27,19 @@ func (s *session) measureSize(context.Context, int) error {
 			return fmt.Errorf("%w; make bench builds it", err)
 		}
 		s.note(point{"size", w.name, "", binarySize}, float64(info.Size())/1e6)
+	}
+	programs, err := os.ReadDir(filepath.Dir(s.telegraf))
+	if err != nil {
+		return err
+	}
+	for _, p := range programs {
+		info, err := p.Info()
+		if err != nil {
+			return err
+		}
+		if name := p.Name(); name != filepath.Base(s.telegraf) {
+			s.facts.programs = append(s.facts.programs, fmt.Sprintf("%s %.1f MB", name, float64(info.Size())/1e6))
+		}
 	}
 	return nil
 }

@@ -27,6 +27,15 @@ type site struct {
 	logs       string // URL
 	persistent bool   // the broker is to keep what comes while the agent is away, and acknowledgements mean "stored"
 	dead       string // directory of dead letters; empty: none
+	underWay   int    // messages that Telegraf may have unacknowledged; 0: its default, 1000
+}
+
+// limit is underWay as a line of an input's configuration.
+func (s site) limit() string {
+	if s.underWay == 0 {
+		return ""
+	}
+	return fmt.Sprintf("  max_undelivered_messages = %d\n", s.underWay)
 }
 
 const (
@@ -56,9 +65,9 @@ func oursConfig(s site) string {
   hardware = []
   client_id = "bench-ours"
   persistent_session = %t
-[[outputs.victorialogs]]
+%s[[outputs.victorialogs]]
   url = %q
-`, s.broker, s.persistent, s.logs)
+`, s.broker, s.persistent, s.limit(), s.logs)
 	if s.dead != "" {
 		text += fmt.Sprintf("  [outputs.victorialogs.dlq]\n    directory = %q\n    max_size = \"64GiB\"\n", s.dead)
 	}
@@ -77,12 +86,12 @@ func stockConfig(output func(site) string) func(site) string {
   client_id = "bench-stock"
   qos = 1
   persistent_session = %t
-  data_format = "json_v2"
+%s  data_format = "json_v2"
   [[inputs.mqtt_consumer.json_v2]]
     measurement_name = "mqtt"
     [[inputs.mqtt_consumer.json_v2.object]]
       path = "@this"
-`, s.broker, s.persistent) + output(s)
+`, s.broker, s.persistent, s.limit()) + output(s)
 	}
 }
 
