@@ -85,6 +85,7 @@ type encoder struct {
 
 	plainKeys [][]byte // of the row before, by the place of the name: `,"usage_idle":`
 	plainTags int      // how many tags it has; -1: it has a name that is not plain
+	plainEnd  int      // how many tags and fields; what plainKeys has behind them is of other rows
 
 	names    []string       // scratch of rowNames
 	repaired [repairs]int64 // since the last takeRepairs
@@ -182,23 +183,27 @@ func (e *encoder) appendPlain(dst []byte, tags []*telegraf.Tag, fields []*telegr
 		dst = e.appendString(append(dst, key...), tag.Value)
 	}
 	for i, field := range fields {
+		place := len(tags) + i
 		if field == message {
+			if place < len(e.plainKeys) {
+				e.plainKeys[place] = e.plainKeys[place][:0] // which this row does not have
+			}
 			continue
 		}
-		key, known := e.plainKey(len(tags)+i, field.Key)
-		same = same && known
+		key, known := e.plainKey(place, field.Key)
+		same = same && known && place < e.plainEnd
 		if key == nil || !same && hasTag(tags, field.Key) {
 			e.repaired = before
 			return dst, false
 		}
 		dst = e.appendValue(append(dst, key...), field.Value)
 	}
-	e.plainTags = len(tags)
+	e.plainTags, e.plainEnd = len(tags), len(tags)+len(fields)
 	return dst, true
 }
 
-// plainKey returns a plain name as a JSON object's next key, and whether the row before has the same name at this place, as
-// it most often has; nil if the name is not plain. The key is valid until the next row.
+// plainKey returns a plain name as a JSON object's next key, and whether the row before, if it is as long, has the same name
+// at this place, as it most often has; nil if the name is not plain. The key is valid until the next row.
 func (e *encoder) plainKey(place int, name string) (key []byte, known bool) {
 	if place >= len(e.plainKeys) {
 		e.plainKeys = append(e.plainKeys, make([][]byte, place+1-len(e.plainKeys))...)

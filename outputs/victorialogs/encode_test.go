@@ -963,3 +963,40 @@ func TestRowsOfDifferentNames(t *testing.T) {
 		e.takeRepairs(func(repair, int64) {})
 	}
 }
+
+// TestRowsThatDifferInLength has names at places that the row before did not reach, or that were its message's.
+func TestRowsThatDifferInLength(t *testing.T) {
+	a, dup := map[string]string{"a": "1"}, map[string]string{"dup": "1"}
+	for name, between := range map[string]telegraf.Metric{
+		"shorter": newMetric("m", dup, pairs("f", int64(1))),
+		"message": newMetric("m", dup, pairs("f", int64(1), "message", "x")),
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newEncoder()
+			for _, m := range []telegraf.Metric{
+				newMetric("m", a, pairs("f", int64(1), "dup", int64(2))), between, newMetric("m", dup, pairs("f", int64(1), "dup", int64(2))),
+			} {
+				require.Equal(t, encode(t, newEncoder(), m), encode(t, e, m))
+			}
+		})
+	}
+}
+
+// TestRowsInAnyOrder encodes rows of few names, so that each name is a tag's, a field's and a message's in turn.
+func TestRowsInAnyOrder(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	names := []string{"a", "b", "c", "message", "msg", "_msg", ""}
+	e := newEncoder()
+	for range 20_000 {
+		tags, fields := map[string]string{}, []any{}
+		for range random.IntN(3) {
+			tags[names[random.IntN(len(names))]] = "x"
+		}
+		order := random.Perm(len(names))
+		for _, i := range order[:random.IntN(5)] {
+			fields = append(fields, names[i], "y")
+		}
+		m := newMetric("m", tags, pairs(fields...))
+		require.Equal(t, encode(t, newEncoder(), m), encode(t, e, m))
+	}
+}
