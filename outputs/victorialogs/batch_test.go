@@ -7,6 +7,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 
@@ -338,4 +339,41 @@ func BenchmarkAdd(b *testing.B) {
 			require.NoError(b, r.Close())
 		})
 	}
+}
+
+// stepped is t as a clock that is behind by d told it: the wall clock's part is earlier, the monotonic clock's is the same. There
+// is no other way to have such a time.
+func stepped(t time.Time, d time.Duration) time.Time {
+	const nanoseconds = 30 // bits of the wall clock's word that are below its seconds, where there is a monotonic clock
+	*(*uint64)(unsafe.Pointer(&t)) -= uint64(d/time.Second) << nanoseconds
+	return t
+}
+
+// A clock is set while metrics come, as it is at the start of a device that has no battery for it.
+func TestClockIsSet(t *testing.T) { // in no bubble, of which the times have no monotonic clock
+	w := &wire{}
+	r := start(t, w, func(v *VictoriaLogs) {
+		v.MaxBatchSize, v.IdleGap, v.MaxBatchAge = 1<<10, duration(time.Hour), duration(time.Hour)
+	})
+	add := func(id int) {
+		m := bigEvent(id, 600)
+		m.SetTime(time.Now().Round(0)) // as of a payload
+		r.Add(m)
+	}
+	ahead := func() time.Duration {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return time.Now().Round(0).Sub(r.open.opened.Round(0))
+	}
+	const year = 365 * 24 * time.Hour
+	add(1)
+	r.mu.Lock()
+	r.open.opened = stepped(r.open.opened, year)
+	r.mu.Unlock()
+	require.GreaterOrEqual(t, ahead(), year, "it is the old clock's")
+	add(2)
+	require.Less(t, ahead(), time.Hour, "the next batch has the new clock")
+	require.NoError(t, r.Close())
+	require.ElementsMatch(t, []int{1, 2}, w.ids())
+	requireBalance(t, r)
 }

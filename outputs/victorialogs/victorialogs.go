@@ -466,6 +466,10 @@ func (v *VictoriaLogs) Add(m telegraf.Metric) {
 	}
 	now := v.now()
 	dropped, err := v.append(m, now)
+	if v.open != nil && (errors.Is(err, errTooOld) || errors.Is(err, errTooNew)) { // by a clock that may have been set since
+		now = time.Now()
+		dropped, err = v.append(m, now)
+	}
 	if err != nil {
 		v.logRejected(m, now, err)
 		dropped = v.refuse(m, now, err)
@@ -474,7 +478,8 @@ func (v *VictoriaLogs) Add(m telegraf.Metric) {
 	v.reject(dropped, droppedMaxPending)
 }
 
-// now is time.Now at half the cost while a batch is open, since then it reads the monotonic clock alone.
+// now is time.Now at half the cost while a batch is open, since then it reads the monotonic clock alone. A clock that is set
+// meanwhile, or a host that slept, shows with the next batch.
 func (v *VictoriaLogs) now() time.Time {
 	if v.open == nil {
 		return time.Now()
@@ -522,6 +527,7 @@ func (v *VictoriaLogs) append(m telegraf.Metric, now time.Time) (dropped []*batc
 		b.lines = lines[:len(b.lines)]
 		dropped = v.closeOpen()
 		b, lines = &batch{}, line
+		now = time.Now() // or under full flow nobody would see that the clock was set
 	}
 	b.lines = lines
 	b.last = now
