@@ -66,14 +66,19 @@ func connect3(servers []*url.URL, dial dialer, l login, received func(mqtt.Messa
 	if l.will != nil {
 		options.SetWill(l.will.topic, l.will.payload, 1, true)
 	}
+	var short *shortcut
 	options.SetCustomOpenConnectionFn(func(server *url.URL, _ mqtt.ClientOptions) (net.Conn, error) {
 		conn, err := dial(server)
 		if err != nil {
 			return nil, err
 		}
-		return &shortcut{gatheredConn: conn, received: received}, nil
+		short = &shortcut{gatheredConn: conn, received: received}
+		return short, nil
 	})
-	options.SetDefaultPublishHandler(func(_ mqtt.Client, m mqtt.Message) { received(m) }) // of those with QoS 2
+	options.SetDefaultPublishHandler(func(_ mqtt.Client, m mqtt.Message) { // of those with QoS 2, and behind them
+		received(m)
+		short.theirs.Add(-1)
+	})
 	options.SetConnectionLostHandler(func(_ mqtt.Client, err error) { lost(err) })
 
 	connection := mqtt.NewClient(options)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync/atomic"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 )
@@ -13,12 +14,15 @@ import (
 // shortcut is a connection with MQTT 3.1.1 that takes PUBLISH with QoS 0 and 1 out of what the MQTT library reads and hands it
 // over at once, on the library's reading goroutine. The library would bring each message through three goroutines and its
 // acknowledgement through two more, which costs more than all else that is done for a message. Every other packet is the
-// library's: the handshake, pings, subscriptions, and QoS 2.
+// library's: the handshake, pings, subscriptions, and QoS 2. Behind a PUBLISH with QoS 2 every other one is, too, until the library
+// has handed it over, so that none overtakes it.
 type shortcut struct {
 	*gatheredConn
 	received func(mqtt.Message)
 	answered bool // CONNACK, which comes before all else, was seen
 	left     int  // bytes of a packet that is the library's
+
+	theirs atomic.Int32 // PUBLISH packets that the library has not handed over
 }
 
 // Control packets (MQTT 3.1.1 section 2.2): the high half of a packet's first byte, and the flags of PUBLISH in the low one.
@@ -51,7 +55,10 @@ func (s *shortcut) next() error {
 		return err
 	}
 	qos := first >> 1 & 3
-	if first&0xf0 != packetPublish || qos > 1 || !s.answered {
+	if publish := first&0xf0 == packetPublish && s.answered; !publish || qos > 1 || s.theirs.Load() > 0 {
+		if publish {
+			s.theirs.Add(1)
+		}
 		s.answered = true
 		s.left = header + length
 		return nil

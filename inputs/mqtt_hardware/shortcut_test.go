@@ -7,9 +7,11 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/url"
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 	"github.com/eclipse/paho.mqtt.golang/packets"
@@ -40,12 +42,14 @@ func packetText(p packets.ControlPacket) string {
 
 // readAll is what the library reads, with what took the shortcut in between, until the error.
 func readAll(stream io.Reader, short bool) (seen []string, err error) {
+	handedOver := func() {}
 	if short {
 		c := newGatheredConn(&streamConn{Reader: stream})
 		defer func() { _ = c.Close() }()
-		stream = &shortcut{gatheredConn: c, received: func(m mqtt.Message) {
+		s := &shortcut{gatheredConn: c, received: func(m mqtt.Message) {
 			seen = append(seen, publishText(m.Duplicate(), m.Qos(), m.Retained(), m.Topic(), m.MessageID(), m.Payload()))
 		}}
+		stream, handedOver = s, func() { s.theirs.Add(-1) }
 	}
 	for {
 		p, err := packets.ReadPacket(stream)
@@ -53,6 +57,9 @@ func readAll(stream io.Reader, short bool) (seen []string, err error) {
 			return seen, err
 		}
 		seen = append(seen, packetText(p))
+		if _, ok := p.(*packets.PublishPacket); ok {
+			handedOver()
+		}
 	}
 }
 
@@ -168,4 +175,42 @@ func FuzzShortcut(f *testing.F) {
 		}
 		require.Equal(t, want, got)
 	})
+}
+
+// TestShortcutOvertakesNothing has messages of both kinds: the flow takes one that is no repetition for the end of what a broker
+// repeats, so it must not come before a repetition with QoS 2 that was sent before it.
+func TestShortcutOvertakesNothing(t *testing.T) {
+	near, far := net.Pipe()
+	const most = 300
+	all := []packets.ControlPacket{packets.NewControlPacket(packets.Connack)}
+	var want []uint16
+	for id := uint16(1); id <= most; id++ {
+		all = append(all, publishPacket(1+byte(id%3/2), "a", id, nil))
+		want = append(want, id)
+	}
+	stream := encodePackets(t, all...)
+	go func() {
+		_, _ = packets.ReadPacket(far)
+		_, _ = far.Write(stream)
+		_, _ = io.Copy(io.Discard, far)
+	}()
+	received := make(chan uint16, most)
+	c, _, err := connect3([]*url.URL{{Scheme: "tcp", Host: "broker"}}, func(*url.URL) (*gatheredConn, error) { return newGatheredConn(near), nil },
+		login{clientID: "c", timeout: 10 * time.Second, keepalive: time.Minute, ping: time.Minute},
+		func(m mqtt.Message) { received <- m.MessageID() }, func(uint16) {}, func(error) {})
+	require.NoError(t, err)
+	defer func() {
+		_ = far.Close() // so that disconnecting need not wait
+		c.disconnect()
+	}()
+	var got []uint16
+	for range most {
+		select {
+		case id := <-received:
+			got = append(got, id)
+		case <-time.After(10 * time.Second):
+			require.Fail(t, "not all came", "%d of %d", len(got), most)
+		}
+	}
+	require.Equal(t, want, got)
 }
