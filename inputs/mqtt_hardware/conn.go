@@ -200,6 +200,13 @@ func (c *gatheredConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// isBehind reports that more than one write's bytes wait, as they do when the peer reads nothing.
+func (c *gatheredConn) isBehind() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.out) > gatherBytes
+}
+
 // write is the goroutine that brings gathered bytes onto the wire, until Close.
 func (c *gatheredConn) write() {
 	defer close(c.ended)

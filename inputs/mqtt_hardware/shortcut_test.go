@@ -9,8 +9,10 @@ import (
 	"net"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
@@ -213,4 +215,36 @@ func TestShortcutOvertakesNothing(t *testing.T) {
 		}
 	}
 	require.Equal(t, want, got)
+}
+
+// TestShortcutSlowLine has a broker whose answer to PINGREQ does not come in time, since messages are before it on the line.
+func TestShortcutSlowLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		connack, message := encodePackets(t, packets.NewControlPacket(packets.Connack)), encodePackets(t, publishPacket(1, "a", 1, nil))
+		go func() {
+			_, _ = packets.ReadPacket(far)
+			_, _ = far.Write(connack)
+			go func() { _, _ = io.Copy(io.Discard, far) }()
+			for range 60 {
+				<-time.After(time.Second)
+				_, _ = far.Write(message)
+			}
+		}()
+		var lost atomic.Pointer[time.Time]
+		began := time.Now()
+		c, _, err := connect3([]*url.URL{{Scheme: "tcp", Host: "broker"}}, func(*url.URL) (*gatheredConn, error) { return newGatheredConn(near), nil },
+			login{clientID: "c", timeout: 10 * time.Second, keepalive: 10 * time.Second, ping: 5 * time.Second},
+			func(m mqtt.Message) { m.Ack() }, func(uint16) {}, func(error) { now := time.Now(); lost.Store(&now) })
+		require.NoError(t, err)
+		pass(59 * time.Second)
+		still := lost.Load() == nil
+		pass(time.Minute) // in which nothing comes
+		silent := lost.Load()
+		_ = far.Close()
+		c.disconnect()
+		require.True(t, still, "messages came")
+		require.NotNil(t, silent, "nothing came")
+		require.Greater(t, silent.Sub(began), time.Minute)
+	})
 }
