@@ -83,9 +83,7 @@ type encoder struct {
 	lastSeconds int64 // of the time of the metric before; 0: there was none
 	lastDigits  []byte
 
-	plainKeys [][]byte // of the row before, by the place of the name: `,"usage_idle":`
-	plainTags int      // how many tags it has; -1: it has a name that is not plain
-	plainEnd  int      // how many tags and fields; what plainKeys has behind them is of other rows
+	plainKeys [][]byte // the last plain name at each place of a row: `,"usage_idle":`
 
 	names    []string       // scratch of rowNames
 	repaired [repairs]int64 // since the last takeRepairs
@@ -171,54 +169,46 @@ func (e *encoder) count(tagsAndFields int, message bool) int {
 // it, and it needs no escaping. Nearly all rows are so. Otherwise what it appended has no meaning.
 func (e *encoder) appendPlain(dst []byte, tags []*telegraf.Tag, fields []*telegraf.Field, message *telegraf.Field) (_ []byte, ok bool) {
 	before := e.repaired
-	same := len(tags) == e.plainTags // as in the row before, up to here
-	e.plainTags = -1
 	for i, tag := range tags {
-		key, known := e.plainKey(i, tag.Key)
+		key := e.plainKey(i, tag.Key)
 		if key == nil {
 			e.repaired = before
 			return dst, false
 		}
-		same = same && known
 		dst = e.appendString(append(dst, key...), tag.Value)
 	}
 	for i, field := range fields {
-		place := len(tags) + i
 		if field == message {
-			if place < len(e.plainKeys) {
-				e.plainKeys[place] = e.plainKeys[place][:0] // which this row does not have
-			}
 			continue
 		}
-		key, known := e.plainKey(place, field.Key)
-		same = same && known && place < e.plainEnd
-		if key == nil || !same && hasTag(tags, field.Key) {
+		key := e.plainKey(len(tags)+i, field.Key)
+		if key == nil || hasTag(tags, field.Key) {
 			e.repaired = before
 			return dst, false
 		}
 		dst = e.appendValue(append(dst, key...), field.Value)
 	}
-	e.plainTags, e.plainEnd = len(tags), len(tags)+len(fields)
 	return dst, true
 }
 
-// plainKey returns a plain name as a JSON object's next key, and whether the row before, if it is as long, has the same name
-// at this place, as it most often has; nil if the name is not plain. The key is valid until the next row.
-func (e *encoder) plainKey(place int, name string) (key []byte, known bool) {
+// plainKey returns a plain name as a JSON object's next key; nil if the name is not plain. Most rows have the name at this
+// place that one before had there, so that is remembered. The key is valid until the next row.
+func (e *encoder) plainKey(place int, name string) []byte {
+	place = min(place, maxFields) // a row that has more is refused
 	if place >= len(e.plainKeys) {
 		e.plainKeys = append(e.plainKeys, make([][]byte, place+1-len(e.plainKeys))...)
 	}
-	key = e.plainKeys[place]
+	key := e.plainKeys[place]
 	if len(key) == len(name)+len(`,"":`) && string(key[2:len(key)-2]) == name {
-		return key, true
+		return key
 	}
 	if len(name) == 0 || len(name) > maxNameBytes || plainPrefix(name) < len(name) ||
 		e.begins[name[0]] && slices.Contains(e.taken, name) {
-		return nil, false
+		return nil
 	}
 	key = append(append(append(key[:0], `,"`...), name...), `":`...)
 	e.plainKeys[place] = key
-	return key, false
+	return key
 }
 
 // appendRenamed appends tags and fields of which a name must be escaped or repaired.
