@@ -15,7 +15,7 @@ import (
 
 const (
 	maxQueuedMessages = 100_000
-	maxQueuedBytes    = 64 << 20 // of payloads
+	maxQueuedBytes    = 64 << 20 // of topics and payloads
 	firstRetry        = 500 * time.Millisecond
 	lastRetry         = 30 * time.Second
 )
@@ -56,7 +56,7 @@ type flow struct {
 	draining       bool                // nothing more is taken in
 	queue          []*message          // with QoS 1 or 2, not handed over yet
 	loose          []*message          // with QoS 0, not handed over yet
-	queued         int                 // bytes of payloads in both
+	queued         int                 // bytes of topics and payloads in both
 	unacked        map[uint16]*message // of this session, by packet identifier
 	unreleased     map[uint16]*message // acknowledged with PUBREC, PUBREL has not come; nil: the MQTT library knows of them
 	handed         int                 // tracked messages that Telegraf has, or has rejected
@@ -86,6 +86,9 @@ type message struct {
 	connection int          // that publish came by
 	delivered  bool         // while in unacked: its acknowledgement waits for the broker to send it again
 }
+
+// size is what the message holds in memory, in bytes.
+func (m *message) size() int { return len(m.topic) + len(m.payload) }
 
 // settlement is what became of a message that was handed over.
 type settlement struct {
@@ -241,7 +244,7 @@ func (f *flow) take(publish mqtt.Message, connection int) {
 	} else {
 		f.loose = append(f.loose, m)
 	}
-	f.queued += len(payload)
+	f.queued += m.size()
 	wake(f.feedWake)
 }
 
@@ -324,7 +327,7 @@ func (f *flow) next() (m *message, rejected int) {
 		m = (*from)[0]
 		(*from)[0] = nil
 		*from = (*from)[1:]
-		f.queued -= len(m.payload)
+		f.queued -= m.size()
 		if m.tracked {
 			f.handed++
 		}

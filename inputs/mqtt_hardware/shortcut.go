@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync/atomic"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
@@ -87,8 +88,8 @@ func (s *shortcut) next() error {
 		return err
 	}
 	m := &publish3{to: s.gatheredConn, flags: first}
-	body := make([]byte, length)
-	if _, err := io.ReadFull(s.in, body); err != nil {
+	body, err := s.readBody(length)
+	if err != nil {
 		return err
 	}
 	topic, rest, ok := cutString(body)
@@ -108,6 +109,21 @@ func (s *shortcut) next() error {
 		s.alive = []byte{packetPingresp, 0}
 	}
 	return nil
+}
+
+// readBody reads so many bytes. It takes no more memory than twice what came, whatever length the broker claims.
+func (s *shortcut) readBody(length int) ([]byte, error) {
+	body := make([]byte, min(length, readBuffer))
+	for have := 0; ; {
+		n, err := io.ReadFull(s.in, body[have:])
+		if err != nil {
+			return nil, err
+		}
+		if have += n; have == length {
+			return body, nil
+		}
+		body = slices.Grow(body, min(length-have, have))[:min(length, 2*have)]
+	}
 }
 
 // peekHeader returns a packet's first byte, the length of its fixed header, and that of the rest (MQTT 3.1.1 section 2.2.3).

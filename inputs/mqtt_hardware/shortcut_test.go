@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/url"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -156,6 +157,19 @@ func TestShortcutMalformed(t *testing.T) {
 	}
 	_, err := readAll(bytes.NewReader(append(bytes.Clone(connack), 0x30, 10, 0, 1, 'a')), true)
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF, "cut off")
+}
+
+// TestShortcutClaimedLength has a broker that claims the longest packet and sends little of it.
+func TestShortcutClaimedLength(t *testing.T) {
+	stream := encodePackets(t, packets.NewControlPacket(packets.Connack))
+	stream = append(stream, 0x30, 0xff, 0xff, 0xff, 0x7f) // 256 MiB - 1
+	stream = append(stream, make([]byte, 200_000)...)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := readAll(bytes.NewReader(stream), true)
+	runtime.ReadMemStats(&after)
+	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(2<<20))
 }
 
 // FuzzShortcut has the library read any bytes with the shortcut and without.
