@@ -293,7 +293,7 @@ func (d *document) micro() {
 	}
 	d.line("## Micro-benchmarks")
 	d.line("")
-	d.line("As `go test -bench` prints them. `side_by_side` and those with `/` in a unit have ours and others in short turns, and tell how many")
+	d.line("As `go test -bench` prints them. Where a unit is two names and a `/`, ours and others had short turns, and it tells how many")
 	d.line("times as long the others take. `copy` is a single copy of the bytes that come out, the limit of any encoder. Ours makes a row of")
 	d.line("ten names and values, most of them numbers to be written as text: at two nanoseconds a byte it is far from that limit, and far")
 	d.line("below the compression that follows it.")

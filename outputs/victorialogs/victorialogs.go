@@ -2,8 +2,8 @@
 //
 // It takes each metric the moment that it leaves the processors (telegraf.AggregatingOutput), encodes it once, straight
 // into the open batch, and sends closed batches to VictoriaLogs' /insert/jsonline. A batch closes when no metric came
-// for idle_gap, or for ack_gap while it holds a metric that an input waits for, at max_batch_size, at max_batch_age,
-// or when the plugin closes. Without a metric there is no batch and no request.
+// for idle_gap, or for ack_gap while it holds a metric that an input waits for (a fifth of it behind a dense burst of them),
+// at max_batch_size, at max_batch_age, or when the plugin closes. Without a metric there is no batch and no request.
 //
 // What it promises: a metric is Accept()ed only after the server answered that it took the metric's batch, or after the batch
 // is fsynced in the dead letters, where it waits to be restored. Every retry sends the same bytes. At most max_pending bytes
