@@ -240,49 +240,36 @@ func (s *session) measureLatency(ctx context.Context, round int) error {
 
 // measureAllocations: what the Go runtime of an agent counts.
 func (s *session) measureAllocations(ctx context.Context, round int) error {
-	return inTurn(telegrafWays(), round, func(w way) (err error) {
+	return inTurn(telegrafWays(), round, func(w way) error {
 		if w.realOnly {
 			return nil
 		}
-		f, err := newHose()
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, f.Close()) }()
-		logs, err := newStandIn(false)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, logs.Close()) }()
-		a, err := s.start(w, f, logs, site{}, true)
-		if err != nil {
-			return err
-		}
-		defer a.kill()
-		ctx, cancel := context.WithTimeout(ctx, patience)
-		defer cancel()
-		if err := a.ready(ctx); err != nil {
-			return err
-		}
-		var before, after heap
-		n := s.count(w, 50_000)
-		for _, end := range []*heap{&before, &after} { // the first warms up
-			m := messages{first: a.sent}
-			if _, err := a.move(ctx, firehose.Load{N: n, Message: m.message}); err != nil {
+		return s.between(ctx, w, true, func(ctx context.Context, a *agent, _ *hose) error {
+			if err := a.ready(ctx); err != nil {
 				return err
 			}
-			if *end, err = a.heap(ctx); err != nil {
-				return err
+			var before, after heap
+			n := s.count(w, 50_000)
+			for _, end := range []*heap{&before, &after} { // the first warms up
+				m := messages{first: a.sent}
+				if _, err := a.move(ctx, firehose.Load{N: n, Message: m.message}); err != nil {
+					return err
+				}
+				h, err := a.heap(ctx)
+				if err != nil {
+					return err
+				}
+				*end = h
 			}
-		}
-		s.note(point{"allocations", w.name, "", allocated}, (after.mallocs-before.mallocs)/float64(n))
-		s.note(point{"allocations", w.name, "", allocBytes}, (after.bytes-before.bytes)/float64(n))
-		if s.profiles != "" {
-			if err := s.profile(ctx, a, w); err != nil {
-				return err
+			s.note(point{"allocations", w.name, "", allocated}, (after.mallocs-before.mallocs)/float64(n))
+			s.note(point{"allocations", w.name, "", allocBytes}, (after.bytes-before.bytes)/float64(n))
+			if s.profiles != "" {
+				if err := s.profile(ctx, a, w); err != nil {
+					return err
+				}
 			}
-		}
-		return a.end()
+			return nil
+		})
 	})
 }
 
@@ -332,37 +319,23 @@ func (s *session) measureTopics(ctx context.Context, round int) error {
 	})
 }
 
-func (s *session) withTopics(ctx context.Context, w way, topics int) (err error) {
-	f, err := newHose()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	logs, err := newStandIn(false)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, logs.Close()) }()
-	a, err := s.start(w, f, logs, site{}, false)
-	if err != nil {
-		return err
-	}
-	defer a.kill()
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	if err := a.ready(ctx); err != nil {
-		return err
-	}
-	var u usage
-	n := s.scaled(100_000)
-	for range 2 { // the first time all topics are new
-		m := messages{topics: topics, first: a.sent}
-		if u, err = a.move(ctx, firehose.Load{N: n, Message: m.message}); err != nil {
+func (s *session) withTopics(ctx context.Context, w way, topics int) error {
+	return s.between(ctx, w, false, func(ctx context.Context, a *agent, _ *hose) error {
+		if err := a.ready(ctx); err != nil {
 			return err
 		}
-	}
-	at := thousands(int64(topics))
-	s.note(point{"topics", w.name, at, cpuEach}, u.cpuEach())
-	s.note(point{"topics", w.name, at, memory}, u.memory)
-	return a.end()
+		var u usage
+		n := s.scaled(100_000)
+		for range 2 { // the first time all topics are new
+			m := messages{topics: topics, first: a.sent}
+			var err error
+			if u, err = a.move(ctx, firehose.Load{N: n, Message: m.message}); err != nil {
+				return err
+			}
+		}
+		at := thousands(int64(topics))
+		s.note(point{"topics", w.name, at, cpuEach}, u.cpuEach())
+		s.note(point{"topics", w.name, at, memory}, u.memory)
+		return nil
+	})
 }

@@ -213,6 +213,31 @@ func (s *session) start(w way, f feed, logs receiver, at site, debug bool) (_ *a
 	return a, err
 }
 
+// between has an agent run between a firehose and a stand-in while it is used.
+func (s *session) between(ctx context.Context, w way, debug bool, use func(context.Context, *agent, *hose) error) (err error) {
+	f, err := newHose()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	logs, err := newStandIn(false)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, logs.Close()) }()
+	a, err := s.start(w, f, logs, site{}, debug)
+	if err != nil {
+		return err
+	}
+	defer a.kill()
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := use(ctx, a, f); err != nil {
+		return err
+	}
+	return a.end()
+}
+
 // end stops the agent and removes what it needed.
 func (a *agent) end() error { return errors.Join(a.stop(), os.RemoveAll(a.dir)) }
 

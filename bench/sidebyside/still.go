@@ -46,35 +46,22 @@ func (s *session) measureSize(context.Context, int) error {
 
 // measureStartup: from the start of the process until its SUBSCRIBE is with the broker, and the memory that it has then.
 func (s *session) measureStartup(ctx context.Context, round int) error {
-	return inTurn([]way{wayNamed(ours), wayNamed(loki)}, round, func(w way) (err error) {
-		f, err := newHose()
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, f.Close()) }()
-		logs, err := newStandIn(false)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, logs.Close()) }()
-		a, err := s.start(w, f, logs, site{}, false)
-		if err != nil {
-			return err
-		}
-		defer a.kill()
-		ctx, cancel := a.while(ctx)
-		defer cancel()
-		at, err := f.WaitSubscribed(ctx)
-		if err != nil {
-			return a.failed(err)
-		}
-		s.note(point{"startup", w.name, "", startTime}, float64(at.Sub(a.started).Microseconds())/1e3)
-		now, _, err := a.memory()
-		if err != nil {
-			return err
-		}
-		s.note(point{"startup", w.name, "", memory}, now)
-		return a.end()
+	return inTurn([]way{wayNamed(ours), wayNamed(loki)}, round, func(w way) error {
+		return s.between(ctx, w, false, func(ctx context.Context, a *agent, f *hose) error {
+			ctx, cancel := a.while(ctx)
+			defer cancel()
+			at, err := f.WaitSubscribed(ctx)
+			if err != nil {
+				return a.failed(err)
+			}
+			s.note(point{"startup", w.name, "", startTime}, float64(at.Sub(a.started).Microseconds())/1e3)
+			now, _, err := a.memory()
+			if err != nil {
+				return err
+			}
+			s.note(point{"startup", w.name, "", memory}, now)
+			return nil
+		})
 	})
 }
 

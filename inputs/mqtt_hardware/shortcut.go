@@ -14,7 +14,7 @@ import (
 
 // shortcut is a connection with MQTT 3.1.1 that takes PUBLISH with QoS 0 and 1 out of what the MQTT library reads and hands it
 // over at once, on the library's reading goroutine. The library would bring each message through three goroutines and its
-// acknowledgement through two more, which costs more than all else that is done for a message. Every other packet is the
+// acknowledgement through two more, which costs more than all else between the socket and Telegraf. Every other packet is the
 // library's: the handshake, pings, subscriptions, and QoS 2. Behind a PUBLISH with QoS 2 every other one is, too, until the library
 // has handed it over, so that none overtakes it.
 type shortcut struct {
@@ -60,8 +60,7 @@ func (s *shortcut) Read(p []byte) (int, error) {
 }
 
 // Write notes that the library waits for PINGRESP. It does not see that messages come, and on a slow line the broker's answer
-// comes behind all that is under way; so it is given one when the next message has come, unless the broker
-// reads nothing.
+// comes behind all that is under way; so it is given one when the next message has come, unless the broker reads nothing.
 func (s *shortcut) Write(p []byte) (int, error) {
 	if len(p) == 2 && p[0] == packetPingreq {
 		s.pinged.Store(true)
