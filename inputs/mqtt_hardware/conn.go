@@ -147,10 +147,11 @@ const (
 	gatherBytes = 16 << 10               // written at once when so many wait
 	gatherTime  = 200 * time.Microsecond // how long the first byte waits for others
 	closeTime   = time.Second            // for the last write
+	stuckTime   = time.Second            // that a write lasts whose reader does not read
 )
 
 // gatheredConn is a connection that saves system calls: reads are buffered, since the MQTT library reads a packet's
-// header byte by byte, and small writes that come within gatherTime, such as acknowledgements, go out as one.
+// header byte by byte, and small writes that come within gatherTime, or within gather, go out as one.
 //
 // Write returns before the bytes are on the wire. A failed write closes the connection, so that the reader learns of
 // it, and fails every later Write. Close writes what is gathered, for a second at most.
@@ -158,10 +159,14 @@ type gatheredConn struct {
 	net.Conn
 	in *bufio.Reader
 
+	writing sync.Mutex // held for each write onto the wire, and locked before mu
+
 	mu      sync.Mutex
-	out     []byte // gathered
-	spare   []byte // the memory of the last write, for the next but one
-	err     error  // of the first failed write, or net.ErrClosed after Close
+	out     []byte    // gathered
+	spare   []byte    // the memory of the last write, for the next but one
+	corked  bool      // gather writes
+	began   time.Time // of the write that is under way; zero: there is none
+	err     error     // of the first failed write, or net.ErrClosed after Close
 	closed  bool
 	wake    chan struct{}
 	closing chan struct{}
@@ -191,20 +196,32 @@ func (c *gatheredConn) Write(p []byte) (int, error) {
 		return 0, c.err
 	}
 	c.out = append(c.out, p...)
-	if len(c.out) == len(p) || len(c.out) >= gatherBytes {
-		select {
-		case c.wake <- struct{}{}:
-		default:
-		}
+	if !c.corked && (len(c.out) == len(p) || len(c.out) >= gatherBytes) {
+		wake(c.wake)
 	}
 	return len(p), nil
 }
 
-// isBehind reports that more than one write's bytes wait, as they do when the peer reads nothing.
-func (c *gatheredConn) isBehind() bool {
+// gather calls f and waits until all that it wrote is on the wire, as one. No timer has to end for that, so that a broker
+// that holds a window has its acknowledgements at once.
+func (c *gatheredConn) gather(f func()) {
+	c.cork(true)
+	f()
+	c.cork(false)
+	c.flush()
+}
+
+func (c *gatheredConn) cork(in bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.out) > gatherBytes
+	c.corked = in
+}
+
+// isStuck reports that the peer has not read for so long that a write waits for it.
+func (c *gatheredConn) isStuck() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.began.IsZero() && time.Since(c.began) > stuckTime
 }
 
 // write is the goroutine that brings gathered bytes onto the wire, until Close.
@@ -230,9 +247,14 @@ func (c *gatheredConn) write() {
 }
 
 func (c *gatheredConn) flush() {
+	c.writing.Lock()
+	defer c.writing.Unlock()
 	c.mu.Lock()
 	out := c.out
 	c.out, c.spare = c.spare[:0], nil
+	if len(out) > 0 {
+		c.began = time.Now()
+	}
 	c.mu.Unlock()
 	if len(out) > 0 {
 		if _, err := c.Conn.Write(out); err != nil {
@@ -241,6 +263,7 @@ func (c *gatheredConn) flush() {
 		}
 	}
 	c.mu.Lock()
+	c.began = time.Time{}
 	if cap(out) <= 4*gatherBytes {
 		c.spare = out
 	}

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -117,6 +118,39 @@ func TestGatheredConnGathersWrites(t *testing.T) {
 	writes, closes := w.written()
 	require.Equal(t, []string{"1", "234"}, writes)
 	require.Equal(t, 1, closes)
+}
+
+// TestGatheredConnGather has all of a gather on the wire as one write when it returns.
+func TestGatheredConnGather(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire()
+		c := newGatheredConn(w)
+		began := time.Now()
+		gathered := make(chan struct{})
+		go func() {
+			defer close(gathered)
+			c.gather(func() {
+				for _, text := range []string{"1", "2", "3"} {
+					write(t, c, text)
+				}
+			})
+		}()
+		w.let(t, func() {
+			synctest.Wait()
+			select {
+			case <-gathered:
+				require.Fail(t, "the write has not ended")
+			default:
+			}
+		}, nil)
+		<-gathered
+		require.Equal(t, began, time.Now(), "no timer was waited for")
+		write(t, c, "4") // which nobody gathers
+		w.let(t, nil, nil)
+		require.NoError(t, c.Close())
+		writes, _ := w.written()
+		require.Equal(t, []string{"123", "4"}, writes)
+	})
 }
 
 func TestGatheredConnCloseFlushes(t *testing.T) {

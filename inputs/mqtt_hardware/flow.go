@@ -47,8 +47,9 @@ type flow struct {
 	maxUndelivered int
 
 	mu             sync.Mutex
-	connection     int  // counts connections; messages remember which one they came by
-	repeating      bool // the broker may still repeat what an earlier connection brought
+	connection     int               // counts connections; messages remember which one they came by
+	gather         func(acks func()) // has it bring all that acks writes out as one
+	repeating      bool              // the broker may still repeat what an earlier connection brought
 	overflowLogged time.Time
 	begun          bool           // it is known whether the broker kept the session
 	early          []mqtt.Message // came before that
@@ -124,10 +125,12 @@ func (f *flow) connecting() (connection int) {
 	return f.connection
 }
 
-// connected says whether the broker kept the session of the connection before.
-func (f *flow) connected(sessionPresent bool) {
+// connected says whether the broker kept the session of the connection before, and what is to call the acknowledgements that
+// are given together: the connection may bring them out as one.
+func (f *flow) connected(sessionPresent bool, gather func(acks func())) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.gather = gather
 	if !sessionPresent { // identifiers of the old session mean nothing in this one, and it has no more to send
 		f.forget(func(*message) bool { return true })
 		f.stats.dropped[droppedOverflow].Incr(f.leftBehind)
@@ -140,6 +143,9 @@ func (f *flow) connected(sessionPresent bool) {
 		f.take(publish, f.connection)
 	}
 }
+
+// direct is for connections that bring out each by itself.
+func direct(acks func()) { acks() }
 
 // forget gives up the identifiers of those messages; they are delivered all the same.
 func (f *flow) forget(which func(*message) bool) {
@@ -407,11 +413,16 @@ func (f *flow) acknowledge(stop <-chan struct{}) {
 			}
 		}
 		f.stats.unacked.Set(int64(len(f.unacked)))
+		gather := f.gather
 		f.mu.Unlock()
-		for _, publish := range publishes {
-			publish.Ack()
-			f.stats.acked.Incr(1)
+		if len(publishes) > 0 {
+			gather(func() {
+				for _, publish := range publishes {
+					publish.Ack()
+				}
+			})
 		}
+		f.stats.acked.Incr(int64(len(publishes)))
 		clear(publishes)
 		publishes = publishes[:0]
 		f.mu.Lock()

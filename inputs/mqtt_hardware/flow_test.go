@@ -88,7 +88,7 @@ func run(t *testing.T, maxUndelivered int) *running {
 
 func (r *running) connect(sessionPresent bool) {
 	r.number = r.connecting()
-	r.connected(sessionPresent)
+	r.connected(sessionPresent, direct)
 }
 
 func (r *running) disconnect() { r.disconnected(r.number) }
@@ -272,7 +272,7 @@ func TestFlowReceiveDoesNotWait(t *testing.T) {
 		r.disconnect()
 		r.number = r.connecting()
 		r.receive(r.number, repeat(1, "x"))
-		r.connected(true)
+		r.connected(true, direct)
 		require.Equal(t, start, time.Now())
 		require.Zero(t, r.out.count())
 
@@ -460,7 +460,7 @@ func TestFlowBeforeConnected(t *testing.T) {
 				again := repeat(7, "one")
 				r.get(again)
 				require.Equal(t, 1, r.out.count())
-				r.connected(present)
+				r.connected(present, direct)
 				synctest.Wait()
 				r.settle(accept)
 				require.Equal(t, 1, again.acked())

@@ -202,7 +202,7 @@ func (e *embedded) listen() error {
 		return fmt.Errorf("listen: %w; where a broker runs already, name it in servers", err)
 	}
 	e.connection = e.flow.connecting()
-	e.flow.connected(false)
+	e.flow.connected(false, direct)
 	if err := e.server.Serve(); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}

@@ -209,7 +209,7 @@ func (s *session) connect(ctx context.Context, lost context.CancelCauseFunc) (c 
 	case err != nil:
 		return nil, 0, fmt.Errorf("cannot connect to %s: %w", s.serverNames(), err)
 	}
-	s.flow.connected(sessionPresent)
+	s.flow.connected(sessionPresent, opening.conn.gather)
 	return c, number, nil
 }
 

@@ -103,7 +103,7 @@ func (s *shortcut) next() error {
 	}
 	m.topic, m.payload = string(topic), rest
 	s.received(m)
-	if s.pinged.Load() && !s.isBehind() {
+	if s.pinged.Load() && !s.isStuck() {
 		s.pinged.Store(false)
 		s.alive = []byte{packetPingresp, 0}
 	}

@@ -262,3 +262,30 @@ func TestShortcutSlowLine(t *testing.T) {
 		require.Greater(t, silent.Sub(began), time.Minute)
 	})
 }
+
+// TestShortcutDeafBroker has a broker that goes on sending and reads nothing: it is given up, messages or not.
+func TestShortcutDeafBroker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		connack, message := encodePackets(t, packets.NewControlPacket(packets.Connack)), encodePackets(t, publishPacket(1, "a", 1, nil))
+		go func() {
+			_, _ = packets.ReadPacket(far)
+			_, _ = far.Write(connack)
+			for range 60 {
+				<-time.After(time.Second)
+				_, _ = far.Write(message)
+			}
+		}()
+		var lost atomic.Bool
+		c, _, err := connect3([]*url.URL{{Scheme: "tcp", Host: "broker"}}, func(*url.URL) (*gatheredConn, error) { return newGatheredConn(near), nil },
+			login{clientID: "c", timeout: 10 * time.Second, keepalive: 10 * time.Second, ping: 5 * time.Second},
+			func(m mqtt.Message) { m.Ack() }, func(uint16) {}, func(error) { lost.Store(true) })
+		require.NoError(t, err)
+		pass(30 * time.Second)
+		given := lost.Load()
+		_ = far.Close()
+		c.disconnect()
+		pass(time.Minute)
+		require.True(t, given)
+	})
+}

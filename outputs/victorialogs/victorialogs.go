@@ -544,10 +544,13 @@ func (v *VictoriaLogs) append(m telegraf.Metric, now time.Time) (dropped []*batc
 		v.gap.Reset(min(time.Duration(v.IdleGap), time.Duration(v.MaxBatchAge)))
 	}
 	if _, waits := m.(telegraf.TrackingMetric); waits {
-		if len(b.tracked) == 0 {
+		b.tracked = append(b.tracked, tracked{metric: m, line: b.count})
+		switch len(b.tracked) { // from when on it may close sooner
+		case 1:
+			v.gap.Reset(v.closesAt(b).Sub(now))
+		case burstSize:
 			v.gap.Reset(min(time.Duration(v.AckGap)/burstShare, v.closesAt(b).Sub(now)))
 		}
-		b.tracked = append(b.tracked, tracked{metric: m, line: b.count})
 	}
 	b.count++
 	v.stats.pendingMetrics.Incr(1)
