@@ -50,7 +50,7 @@ func (e *encoding) useGzip() {
 
 func (e *encoding) useZstd(concurrency int) error {
 	// A window of 256 KiB finds what log lines repeat, and costs a small gateway an eighth of the default's memory.
-	w, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(concurrency),
+	w, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
 		zstd.WithWindowSize(256<<10), zstd.WithLowerEncoderMem(true))
 	if err != nil {
 		return fmt.Errorf("preparing zstd: %w", err)
