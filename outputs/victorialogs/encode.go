@@ -76,17 +76,26 @@ type encoder struct {
 	extra    []byte   // `,"site":"berlin"`…
 	extras   int      // how many fields extra holds
 
-	begins     [256]bool // first bytes of taken
-	lastName   string    // of the metric before
+	begins [256]bool // first bytes of taken
+
+	named      bool   // the next three are of use: they needed no repair, which each metric counts
+	lastName   string // of the metric before
 	lastQuoted []byte
+	lastIntro  []byte // of such a row without a message: `,"_msg":"cpu","measurement":"cpu"`
 
 	lastSeconds int64 // of the time of the metric before; 0: there was none
 	lastDigits  []byte
 
-	plainKeys [][]byte // the last plain name at each place of a row: `,"usage_idle":`
+	places []place
 
 	names    []string       // scratch of rowNames
 	repaired [repairs]int64 // since the last takeRepairs
+}
+
+// place is what was last written in one place of a row. Most rows have it again.
+type place struct {
+	key  []byte // of a plain name: `,"host":`
+	pair []byte // the key and a plain text: `,"host":"edge"`; shorter than the key: there was none
 }
 
 // prepare computes what does not change from one metric to the next.
@@ -133,16 +142,12 @@ func (e *encoder) render(dst []byte, m telegraf.Metric, message *telegraf.Field)
 	tags, fields := m.TagList(), m.FieldList()
 	dst = append(dst, `{"_time":`...)
 	dst = e.appendTime(dst, m.Time())
-	dst = append(dst, `,"_msg":`...)
-	name := e.quotedName(m.Name())
-	if message != nil {
-		dst = e.appendText(dst, message.Value)
+	e.quoteName(m.Name())
+	if message == nil {
+		dst = append(dst, e.lastIntro...)
 	} else {
-		dst = append(dst, name...)
-	}
-	if len(e.measured) > 0 {
-		dst = append(dst, e.measured...)
-		dst = append(dst, name...)
+		dst = e.appendText(append(dst, `,"_msg":`...), message.Value)
+		dst = e.appendMeasurement(dst)
 	}
 	begin := len(dst)
 	dst, plain := e.appendPlain(dst, tags, fields, message)
@@ -170,45 +175,62 @@ func (e *encoder) count(tagsAndFields int, message bool) int {
 func (e *encoder) appendPlain(dst []byte, tags []*telegraf.Tag, fields []*telegraf.Field, message *telegraf.Field) (_ []byte, ok bool) {
 	before := e.repaired
 	for i, tag := range tags {
-		key := e.plainKey(i, tag.Key)
-		if key == nil {
+		p := e.placeOf(i, tag.Key)
+		if p == nil {
 			e.repaired = before
 			return dst, false
 		}
-		dst = e.appendString(append(dst, key...), tag.Value)
+		dst = e.appendPair(dst, p, tag.Value)
 	}
 	for i, field := range fields {
 		if field == message {
 			continue
 		}
-		key := e.plainKey(len(tags)+i, field.Key)
-		if key == nil || hasTag(tags, field.Key) {
+		p := e.placeOf(len(tags)+i, field.Key)
+		if p == nil || hasTag(tags, field.Key) {
 			e.repaired = before
 			return dst, false
 		}
-		dst = e.appendValue(append(dst, key...), field.Value)
+		if text, ok := field.Value.(string); ok {
+			dst = e.appendPair(dst, p, text)
+		} else {
+			dst = e.appendValue(append(dst, p.key...), field.Value)
+		}
 	}
 	return dst, true
 }
 
-// plainKey returns a plain name as a JSON object's next key; nil if the name is not plain. Most rows have the name at this
-// place that one before had there, so that is remembered. The key is valid until the next row.
-func (e *encoder) plainKey(place int, name string) []byte {
-	place = min(place, maxFields) // a row that has more is refused
-	if place >= len(e.plainKeys) {
-		e.plainKeys = append(e.plainKeys, make([][]byte, place+1-len(e.plainKeys))...)
+// placeOf returns a place of the row with a plain name as its key; nil if the name is not plain.
+func (e *encoder) placeOf(i int, name string) *place {
+	i = min(i, maxFields) // a row that has more is refused
+	if i >= len(e.places) {
+		e.places = append(e.places, make([]place, i+1-len(e.places))...)
 	}
-	key := e.plainKeys[place]
-	if len(key) == len(name)+len(`,"":`) && string(key[2:len(key)-2]) == name {
-		return key
+	p := &e.places[i]
+	if len(p.key) == len(name)+len(`,"":`) && string(p.key[2:len(p.key)-2]) == name {
+		return p
 	}
 	if len(name) == 0 || len(name) > maxNameBytes || plainPrefix(name) < len(name) ||
 		e.begins[name[0]] && slices.Contains(e.taken, name) {
 		return nil
 	}
-	key = append(append(append(key[:0], `,"`...), name...), `":`...)
-	e.plainKeys[place] = key
-	return key
+	p.key = append(append(append(p.key[:0], `,"`...), name...), `":`...)
+	p.pair = p.pair[:0]
+	return p
+}
+
+// appendPair appends the key of a place and a text.
+func (e *encoder) appendPair(dst []byte, p *place, text string) []byte {
+	const most = 64 // bytes; longer ones are seldom the same again
+	if begin := len(p.key) + 1; len(p.pair) == begin+len(text)+1 && string(p.pair[begin:len(p.pair)-1]) == text {
+		return append(dst, p.pair...)
+	}
+	if len(text) > most || plainPrefix(text) < len(text) {
+		return e.appendString(append(dst, p.key...), text)
+	}
+	p.pair = append(append(p.pair[:0], p.key...), '"')
+	p.pair = append(append(p.pair, text...), '"')
+	return append(dst, p.pair...)
 }
 
 // appendRenamed appends tags and fields of which a name must be escaped or repaired.
@@ -248,9 +270,9 @@ func (e *encoder) message(fields []*telegraf.Field) *telegraf.Field {
 	return nil
 }
 
-// quotedName returns the measurement's name, as the naming options make it, as a JSON string. It is valid until the next
-// call; most metrics have the name of the one before.
-func (e *encoder) quotedName(name string) []byte {
+// quoteName makes lastQuoted the measurement's name, as the naming options make it, as a JSON string, and lastIntro what rows
+// of it begin with. Most metrics have the name of the one before.
+func (e *encoder) quoteName(name string) {
 	if e.nameOverride != "" {
 		name = e.nameOverride
 	}
@@ -258,20 +280,25 @@ func (e *encoder) quotedName(name string) []byte {
 		e.repaired[repairedEmptyName]++
 		name = "unnamed"
 	}
-	if name == e.lastName && len(e.lastQuoted) > 0 {
-		return e.lastQuoted
+	if e.named && name == e.lastName {
+		return
 	}
 	before := e.repaired[repairedUTF8]
 	quoted := append(e.lastQuoted[:0], '"')
 	quoted = e.appendEscaped(quoted, e.namePrefix)
 	quoted = e.appendEscaped(quoted, name)
 	quoted = e.appendEscaped(quoted, e.nameSuffix)
-	quoted = append(quoted, '"')
-	e.lastName, e.lastQuoted = name, quoted
-	if e.repaired[repairedUTF8] != before {
-		e.lastName = "\xff" // so that the repair is counted for each metric
+	e.lastName, e.lastQuoted = name, append(quoted, '"')
+	e.lastIntro = e.appendMeasurement(append(append(e.lastIntro[:0], `,"_msg":`...), e.lastQuoted...))
+	e.named = e.repaired[repairedUTF8] == before
+}
+
+// appendMeasurement appends the field that holds the measurement's name, if there is to be one.
+func (e *encoder) appendMeasurement(dst []byte) []byte {
+	if len(e.measured) == 0 {
+		return dst
 	}
-	return quoted
+	return append(append(dst, e.measured...), e.lastQuoted...)
 }
 
 // rowNames returns the names under which the row's tags, then its fields appear; the message's is of no use. The slice
@@ -387,12 +414,11 @@ func (e *encoder) appendTime(dst []byte, t time.Time) []byte {
 		e.lastSeconds, e.lastDigits = seconds, strconv.AppendInt(e.lastDigits[:0], seconds, 10)
 	}
 	dst = append(dst, e.lastDigits...)
-	digits := [9]byte{}
-	for i, rest := len(digits)-1, ns%second; i >= 0; i-- {
-		digits[i] = byte('0' + rest%10)
-		rest /= 10
-	}
-	return append(dst, digits[:]...)
+	last := len(dst) - 1
+	digit := dst[last]
+	dst = strconv.AppendInt(dst[:last], second+ns%second, 10) // with a 1 before its nine digits
+	dst[last] = digit
+	return dst
 }
 
 // appendText appends a value as a JSON string whatever its type.
@@ -428,7 +454,7 @@ func (e *encoder) appendValue(dst []byte, value any) []byte {
 		if abs := math.Abs(v); abs != 0 && (abs < 1e-6 || abs >= 1e21) {
 			return strconv.AppendFloat(dst, v, 'e', -1, 64)
 		}
-		return strconv.AppendFloat(dst, v, 'f', -1, 64)
+		return appendDecimal(dst, v)
 	case bool:
 		return strconv.AppendBool(dst, v)
 	case nil:
@@ -436,6 +462,35 @@ func (e *encoder) appendValue(dst []byte, value any) []byte {
 	default: // Telegraf's metrics hold no other type, but the interface would allow it
 		return e.appendString(dst, fmt.Sprint(v))
 	}
+}
+
+// appendDecimal appends the shortest decimal that tells v apart, as strconv.AppendFloat does. It does so itself where v is
+// the float64 nearest to a decimal with six digits behind the point at most, as most measurements are: if that has fewer than
+// 16 digits, no other one of so many has the same nearest float64 (IEEE 754-2019 section 5.12.2), so none is shorter.
+func appendDecimal(dst []byte, v float64) []byte {
+	const millionth, most = 1_000_000, 1e9
+	abs := math.Abs(v)
+	if abs >= most {
+		return strconv.AppendFloat(dst, v, 'f', -1, 64)
+	}
+	n := uint64(abs*millionth + 0.5)
+	if float64(n)/millionth != abs { // both are exact, so the quotient is the float64 nearest to that decimal
+		return strconv.AppendFloat(dst, v, 'f', -1, 64)
+	}
+	if math.Signbit(v) {
+		dst = append(dst, '-')
+	}
+	dst = strconv.AppendUint(dst, n/millionth, 10)
+	rest := n % millionth
+	if rest == 0 {
+		return dst
+	}
+	dst = append(dst, '.')
+	for ; rest > 0; rest %= millionth {
+		rest *= 10
+		dst = append(dst, byte('0'+rest/millionth))
+	}
+	return dst
 }
 
 func (e *encoder) appendString(dst []byte, s string) []byte {

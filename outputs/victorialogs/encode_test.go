@@ -235,6 +235,8 @@ func TestFloats(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 20_000 {
 		values = append(values, math.Float64frombits(random.Uint64()), random.NormFloat64())
+		decimal := float64(random.Int64N(int64(math.Pow10(1+random.IntN(17))))) / math.Pow10(random.IntN(9)) // as sensors have them
+		values = append(values, decimal, -decimal, math.Nextafter(decimal, 0), math.Nextafter(decimal, math.MaxFloat64))
 	}
 	e := newEncoder()
 	for _, v := range values {
@@ -249,6 +251,9 @@ func TestFloats(t *testing.T) {
 		back, err := strconv.ParseFloat(got, 64)
 		require.NoError(t, err)
 		require.Equal(t, math.Float64bits(v), math.Float64bits(back), got)
+		if !strings.Contains(got, "e") {
+			require.Equal(t, strconv.FormatFloat(v, 'f', -1, 64), got)
+		}
 	}
 }
 
@@ -842,6 +847,9 @@ func FuzzEncode(f *testing.F) {
 			return
 		}
 		requireRow(t, e, m, strings.TrimPrefix(string(line), "before"))
+		again, err := e.appendLine([]byte("before"), m, time.Unix(0, 1709208000e9))
+		require.NoError(t, err)
+		require.Equal(t, string(line), string(again), "which the encoder remembers")
 	})
 }
 
@@ -864,9 +872,20 @@ func TestAppendLineAllocatesNothing(t *testing.T) {
 // BenchmarkEncode compares with others. side_by_side takes short turns, so that a busy machine slows all of them down
 // alike, and tells of each how many times as long as ours it takes, garbage collection included.
 func BenchmarkEncode(b *testing.B) {
-	m := typicalMetric()
-	line := []byte(encode(b, newEncoder(), m))
+	metrics := make([]telegraf.Metric, 16) // of as many devices: the encoder remembers what rows have in common
+	for i := range metrics {
+		metrics[i] = typicalMetric()
+		metrics[i].AddTag("device", fmt.Sprintf("press/%02d", i))
+		metrics[i].AddField("temperature", 60+float64(i)*1.05)
+		metrics[i].AddField("count", int64(9007199254740993+i))
+	}
+	line := []byte(encode(b, newEncoder(), metrics[0]))
 	e, buffer := newEncoder(), make([]byte, 0, 4096)
+	n := 0
+	next := func() telegraf.Metric {
+		n++
+		return metrics[n%len(metrics)]
+	}
 	serializer := &telegrafjson.Serializer{}
 	require.NoError(b, serializer.Init())
 	ways := []struct {
@@ -874,14 +893,15 @@ func BenchmarkEncode(b *testing.B) {
 		encode func() error
 	}{
 		{"ours", func() error {
-			_, err := e.appendLine(buffer, m, received2024)
+			_, err := e.appendLine(buffer, next(), received2024)
 			return err
 		}},
 		{"telegraf_json", func() error {
-			_, err := serializer.Serialize(m)
+			_, err := serializer.Serialize(next())
 			return err
 		}},
 		{"encoding_json", func() error {
+			m := next()
 			row := map[string]any{"_time": m.Time().UnixNano(), "measurement": m.Name()}
 			for _, tag := range m.TagList() {
 				row[tag.Key] = tag.Value
@@ -942,23 +962,24 @@ func TestTimesInTurn(t *testing.T) {
 	}
 }
 
-// TestRowsOfDifferentNames has rows whose names are those of the row before at the same places, or others, or not plain, since
-// the encoder remembers them.
+// TestRowsOfDifferentNames has rows whose names and texts are those of the row before at the same places, or others, or not
+// plain, since the encoder remembers them.
 func TestRowsOfDifferentNames(t *testing.T) {
 	e, random := newEncoder(), rand.New(rand.NewPCG(5, 6))
-	names := []string{"a", "b", "ab", "_msg", "", `q"`, "ü", "measurement"}
-	for range 5000 {
+	names := []string{"a", "b", "ab", "_msg", "", `q"`, "ü", "measurement", "message"}
+	texts := []string{"t", "u", "tt", "", `"`, `"t`, `":"`, "ü", "\xff", strings.Repeat("l", 64), strings.Repeat("l", 65)}
+	one := func(of []string) string { return of[random.IntN(len(of))] }
+	for range 20_000 {
 		tags, fields := make(map[string]string), []any{}
 		for range random.IntN(3) {
-			tags[names[random.IntN(len(names))]] = "t"
+			tags[one(names)] = one(texts)
 		}
 		for range 1 + random.IntN(3) {
-			fields = append(fields, names[random.IntN(len(names))], "f")
+			fields = append(fields, one(names), []any{one(texts), int64(1), 2.5}[random.IntN(3)])
 		}
-		m := newMetric("m", tags, pairs(fields...))
-		require.Equal(t, encode(t, newEncoder(), m), encode(t, e, m))
+		m := newMetric(one([]string{"m", "m", "n", "", `q"`, "\xff"}), tags, pairs(fields...))
 		fresh := newEncoder()
-		_ = encode(t, fresh, m)
+		require.Equal(t, encode(t, fresh, m), encode(t, e, m))
 		require.Equal(t, fresh.repaired, e.repaired)
 		e.takeRepairs(func(repair, int64) {})
 	}
