@@ -431,7 +431,10 @@ func (p *MQTTHardware) makeMetrics(source *message) (metrics []telegraf.Metric, 
 		contentType = source.properties.ContentType
 	}
 	metrics, malformed = p.parse(source.payload, source.topic, contentType, source.at)
-	levels := strings.Split(source.topic, "/")
+	var levels []string
+	if len(p.topics) > 0 {
+		levels = strings.Split(source.topic, "/")
+	}
 	for _, m := range metrics {
 		p.describe(m, source)
 		if p.topicTag != "" {
