@@ -139,7 +139,7 @@ fuzz: ## Run each fuzz target for FUZZTIME.
 BENCH ?=
 
 .PHONY: bench
-bench: bin/telegraf .build/telegraf-stock ## Measure beside stock Telegraf and write docs/benchmarks.md (20 minutes). BENCH=-short tries it.
+bench: bin/telegraf .build/telegraf-stock ## Measure beside stock Telegraf and write docs/benchmarks.md (25 minutes). BENCH=-short tries it.
 	$(GO) run ./bench/sidebyside $(BENCH)
 
 .PHONY: bench-micro

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+	"github.com/shirou/gopsutil/v4/disk"
 
 	"github.com/edgetide/telegraf-victorialogs/bench/firehose"
 	"github.com/edgetide/telegraf-victorialogs/dlq"
@@ -41,12 +43,12 @@ func closedAddress() (string, error) {
 // they hold.
 func fillBacklog(ctx context.Context, dir string, bodies []body, size int64) (rows int, err error) {
 	defaults := victorialogs.New().DLQ
-	disk, err := dlq.OpenDisk(dir, dlq.DiskOptions{Version: defaults.Version})
+	store, err := dlq.OpenDisk(dir, dlq.DiskOptions{Version: defaults.Version})
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, disk.Close()) }()
-	queue, err := dlq.NewQueue(disk, deadletter.Append, dlq.QueueOptions{Capacity: int64(defaults.Capacity)})
+	defer func() { err = errors.Join(err, store.Close()) }()
+	queue, err := dlq.NewQueue(store, deadletter.Append, dlq.QueueOptions{Capacity: int64(defaults.Capacity)})
 	if err != nil {
 		return 0, err
 	}
@@ -154,6 +156,23 @@ func (s *session) backlogs() []int64 {
 	return sizes
 }
 
+// hasRoom fails before all is measured, and not after half of it.
+func hasRoom(o options) error {
+	if len(o.only) > 0 && !slices.Contains(o.only, "backlog") {
+		return nil
+	}
+	usage, err := disk.Usage(os.TempDir())
+	if err != nil {
+		return err
+	}
+	const spare = 2 << 30
+	if free := usage.Free; free < uint64(o.backlog)+spare { //nolint:gosec // it was checked
+		return fmt.Errorf("-backlog %d: needs %d MiB more than that free in %s, where %d are; choose less, or another TMPDIR",
+			o.backlog>>20, spare>>20, os.TempDir(), free>>20)
+	}
+	return nil
+}
+
 func (s *session) withBacklog(ctx context.Context, bodies []body, size int64) (err error) {
 	dead, err := os.MkdirTemp(s.dir, "dead")
 	if err != nil {
@@ -176,6 +195,9 @@ func (s *session) withBacklog(ctx context.Context, bodies []body, size int64) (e
 	})
 }
 
+// restored is the size of the backlog that is restored, in bytes.
+func (o *options) restored() int64 { return min(o.backlog, 1<<30) }
+
 func mebibytes(size int64) string { return thousands(size>>20) + " MiB" }
 
 // measureRestore: a backlog comes back to a server that takes it, when nothing else runs; beside it the bare client. The
@@ -190,7 +212,7 @@ func (s *session) measureRestore(ctx context.Context, _ int) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dead)) }()
-	rows, err := fillBacklog(ctx, dead, bodies, s.backlog)
+	rows, err := fillBacklog(ctx, dead, bodies, s.restored())
 	if err != nil {
 		return err
 	}
@@ -211,8 +233,8 @@ func (s *session) measureRestore(ctx context.Context, _ int) (err error) {
 	if err != nil {
 		return err
 	}
-	s.note(point{"restore", bareClient, mebibytes(s.backlog), restoreRow}, rate)
-	s.note(point{"restore", bareClient, mebibytes(s.backlog), cpuEach}, cpu)
+	s.note(point{"restore", bareClient, mebibytes(s.restored()), restoreRow}, rate)
+	s.note(point{"restore", bareClient, mebibytes(s.restored()), cpuEach}, cpu)
 	return nil
 }
 
@@ -243,7 +265,7 @@ func (s *session) restore(ctx context.Context, dead string, rows int) (err error
 	if err != nil {
 		return err
 	}
-	at := mebibytes(s.backlog)
+	at := mebibytes(s.restored())
 	s.note(point{"restore", ours, at, restoreRow}, rate)
 	s.note(point{"restore", ours, at, cpuEach}, cpu)
 	s.note(point{"restore", ours, at, memory}, <-used)

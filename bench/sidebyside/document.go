@@ -153,7 +153,7 @@ func (d *document) goals() {
 		ratioLeast("Output alone, into "+place+": at least 0.9 of a bare client's rows", at("output", ours, place, rowRate),
 			at("output", bareClient, place, rowRate), 0.9)
 	}
-	largest := mebibytes(d.backlog)
+	largest := mebibytes(d.restored())
 	ratioLeast("Restoring "+largest+": at least 0.9 of that client's rows", at("restore", ours, largest, restoreRow),
 		at("restore", bareClient, largest, restoreRow), 0.9)
 	most("Idle, one hardware sample a second: under 0.5 % of a core", at("idle", ours, "", idleShare), 0.5)
@@ -363,7 +363,7 @@ func (d *document) output() {
 		d.table([]string{"into", "", rowRate, "ours : this", "CPU us/row"}, rows)
 	}
 	rows = nil
-	at := mebibytes(d.backlog)
+	at := mebibytes(d.restored())
 	for _, name := range []string{ours, bareClient} {
 		if p := (point{"restore", name, at, restoreRow}); d.results.has(p) {
 			rows = append(rows, []string{

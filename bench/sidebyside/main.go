@@ -43,7 +43,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds of the short measures; long ones have up to three")
 	only := flag.String("only", "", "measures to run, separated by commas: "+strings.Join(measureNames(), ", "))
 	flag.BoolVar(&o.short, "short", false, "a smoke test: one tiny round of each measure")
-	backlog := flag.Int64("backlog", 1024, "size of the largest backlog in MiB; 10240 takes an hour")
+	backlog := flag.Int64("backlog", 10_240, "size of the largest backlog in MiB; takes as much of the disk with temporary files")
 	flag.StringVar(&o.profiles, "profiles", "", "directory for a CPU profile of each agent under full load")
 	as := flag.String("send", "", "be a sender instead, as this program starts for itself: ours, or the connections of a bare client")
 	to := flag.String("to", "", "URL where that sends to")
@@ -129,6 +129,9 @@ func bench(ctx context.Context, o options, out, progress io.Writer) (err error) 
 	}
 	if o.short {
 		o.rounds, o.backlog = 1, 4<<20
+	}
+	if err := hasRoom(o); err != nil {
+		return err
 	}
 	dir, err := os.MkdirTemp("", "sidebyside")
 	if err != nil {

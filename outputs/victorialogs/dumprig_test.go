@@ -45,7 +45,7 @@ func item(tb testing.TB, change func(*deadletter.Letter), ids ...int) []byte {
 	if change != nil {
 		change(l)
 	}
-	encoding, err := newEncoding("zstd", 1)
+	encoding, err := newEncoding("zstd")
 	require.NoError(tb, err)
 	switch {
 	case l.Body != nil:

@@ -15,8 +15,8 @@ type encoding struct {
 	compress func(dst, lines []byte) []byte // appends to dst; nil for identity
 }
 
-// newEncoding returns the encoding of that name; at most so many batches are compressed at a time.
-func newEncoding(name string, concurrency int) (*encoding, error) {
+// newEncoding returns the encoding of that name.
+func newEncoding(name string) (*encoding, error) {
 	e := &encoding{name: name}
 	switch name {
 	case "identity":
@@ -25,7 +25,7 @@ func newEncoding(name string, concurrency int) (*encoding, error) {
 		e.useGzip()
 		return e, nil
 	case "zstd":
-		return e, e.useZstd(concurrency)
+		return e, e.useZstd()
 	default:
 		return nil, fmt.Errorf(`content_encoding = %q: must be "zstd", "gzip" or "identity"`, name)
 	}
@@ -48,8 +48,9 @@ func (e *encoding) useGzip() {
 	}
 }
 
-func (e *encoding) useZstd(concurrency int) error {
-	// A window of 256 KiB finds what log lines repeat, and costs a small gateway an eighth of the default's memory.
+func (e *encoding) useZstd() error {
+	// A window of 256 KiB finds what log lines repeat, and costs a small gateway an eighth of the default's memory. One encoder
+	// is faster than Add makes lines, and each more one would be half a megabyte.
 	w, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
 		zstd.WithWindowSize(256<<10), zstd.WithLowerEncoderMem(true))
 	if err != nil {

@@ -61,7 +61,7 @@ func BenchmarkCompress(b *testing.B) {
 		}
 	}
 	own := func(name string) func(b *testing.B, dst, lines []byte) []byte {
-		e, err := newEncoding(name, 1)
+		e, err := newEncoding(name)
 		return func(b *testing.B, dst, lines []byte) []byte {
 			b.Helper()
 			require.NoError(b, err)

@@ -145,7 +145,7 @@ func (v *VictoriaLogs) Init() error {
 	if err != nil {
 		return err
 	}
-	encoding, err := newEncoding(v.ContentEncoding, v.Concurrency)
+	encoding, err := newEncoding(v.ContentEncoding)
 	if err != nil {
 		return err
 	}
