@@ -566,6 +566,7 @@ func (d *delivery) recycle(b *batch) {
 	if b.readers.Load() == 0 {
 		d.buffers.put(b.body)
 	}
+	d.buffers.putList(b.tracked)
 	b.body, b.lines, b.tracked = nil, nil, nil
 }
 

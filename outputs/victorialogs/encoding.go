@@ -60,10 +60,11 @@ func (e *encoding) useZstd() error {
 	return nil
 }
 
-// buffers lends memory for lines and bodies. What was made huge by one burst is not kept.
+// buffers lends memory for lines and bodies, and for lists of who waits. What was made huge by one burst is not kept.
 type buffers struct {
-	pool sync.Pool
-	most int // bytes of capacity that are worth keeping
+	pool  sync.Pool
+	lists sync.Pool
+	most  int // bytes of capacity that are worth keeping
 }
 
 func (p *buffers) get() []byte {
@@ -76,5 +77,20 @@ func (p *buffers) get() []byte {
 func (p *buffers) put(buffer []byte) {
 	if cap(buffer) > 0 && cap(buffer) <= p.most {
 		p.pool.Put(&buffer)
+	}
+}
+
+func (p *buffers) getList() []tracked {
+	if list, ok := p.lists.Get().(*[]tracked); ok {
+		return (*list)[:0]
+	}
+	return nil
+}
+
+func (p *buffers) putList(list []tracked) {
+	const most = 10_000
+	if cap(list) > 0 && cap(list) <= most {
+		clear(list) // or it would keep the metrics
+		p.lists.Put(&list)
 	}
 }

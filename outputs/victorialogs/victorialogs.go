@@ -544,6 +544,9 @@ func (v *VictoriaLogs) append(m telegraf.Metric, now time.Time) (dropped []*batc
 		v.gap.Reset(min(time.Duration(v.IdleGap), time.Duration(v.MaxBatchAge)))
 	}
 	if _, waits := m.(telegraf.TrackingMetric); waits {
+		if b.tracked == nil {
+			b.tracked = v.buffers.getList()
+		}
 		b.tracked = append(b.tracked, tracked{metric: m, line: b.count})
 		switch len(b.tracked) { // from when on it may close sooner
 		case 1:
