@@ -68,7 +68,7 @@ func open5(ctx context.Context, server *url.URL, dial dialer, l login, o *option
 		ClientID:                   l.clientID,
 		Conn:                       packets.NewThreadSafeConn(conn),
 		Session:                    promptSession{o.state},
-		PingHandler:                &pinger{timeout: l.ping},
+		PingHandler:                &pinger{timeout: l.ping, isStuck: conn.isStuck},
 		PacketTimeout:              l.timeout,
 		EnableManualAcknowledgment: true,
 		SendAcksInterval:           forgetInterval,
@@ -164,9 +164,11 @@ func (c *client5) publish(ctx context.Context, topic, payload string) error {
 
 func (c *client5) disconnect() { _ = c.connection.Disconnect(&paho.Disconnect{}) } // it may be lost already
 
-// pinger pings when the broker was silent for keepalive, and ends the connection when it then stays silent for timeout.
+// pinger pings each keepalive, and ends the connection when nothing comes for timeout then. A message is as good as the answer,
+// unless the broker reads nothing.
 type pinger struct {
 	timeout time.Duration
+	isStuck func() bool // the broker reads nothing
 	heard   atomic.Bool // a packet came since the last look
 }
 
@@ -201,9 +203,13 @@ func (p *pinger) Run(ctx context.Context, conn net.Conn, keepalive uint16) error
 }
 
 // PacketReceived and the others are told by the library.
-func (p *pinger) PacketReceived() { p.heard.Store(true) }
+func (p *pinger) PacketReceived() {
+	if !p.heard.Load() && !p.isStuck() {
+		p.heard.Store(true)
+	}
+}
 
-// PingResp is a packet, too.
+// PingResp says that the broker has read the ping.
 func (p *pinger) PingResp() { p.heard.Store(true) }
 
 // PacketSent does not matter.
