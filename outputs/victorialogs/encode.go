@@ -95,7 +95,8 @@ type encoder struct {
 // place is what was last written in one place of a row. Most rows have it again.
 type place struct {
 	key  []byte // of a plain name: `,"host":`
-	pair []byte // the key and a plain text: `,"host":"edge"`; shorter than the key: there was none
+	text []byte // a short value
+	pair []byte // both: `,"host":"edge"`; empty: there was none, or it needed a repair, which each row counts
 }
 
 // prepare computes what does not change from one metric to the next.
@@ -222,15 +223,20 @@ func (e *encoder) placeOf(i int, name string) *place {
 // appendPair appends the key of a place and a text.
 func (e *encoder) appendPair(dst []byte, p *place, text string) []byte {
 	const most = 64 // bytes; longer ones are seldom the same again
-	if begin := len(p.key) + 1; len(p.pair) == begin+len(text)+1 && string(p.pair[begin:len(p.pair)-1]) == text {
+	if len(p.pair) > 0 && string(p.text) == text {
 		return append(dst, p.pair...)
 	}
-	if len(text) > most || plainPrefix(text) < len(text) {
+	if len(text) > most {
 		return e.appendString(append(dst, p.key...), text)
 	}
-	p.pair = append(append(p.pair[:0], p.key...), '"')
-	p.pair = append(append(p.pair, text...), '"')
-	return append(dst, p.pair...)
+	before := e.repaired[repairedUTF8]
+	p.text = append(p.text[:0], text...)
+	p.pair = e.appendString(append(p.pair[:0], p.key...), text)
+	dst = append(dst, p.pair...)
+	if e.repaired[repairedUTF8] != before {
+		p.pair = p.pair[:0]
+	}
+	return dst
 }
 
 // appendRenamed appends tags and fields of which a name must be escaped or repaired.
