@@ -49,6 +49,15 @@ func resident(pid int) (now, peak float64, err error) {
 	return now, peak, nil
 }
 
+// forget has a file that was written read from the disk again.
+func forget(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED), f.Close())
+}
+
 // allCores are those that this process was given when it began.
 var allCores = func() (all unix.CPUSet) {
 	_ = unix.SchedGetaffinity(0, &all) // none is then as one: nobody is confined

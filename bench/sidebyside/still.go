@@ -24,11 +24,11 @@ func (s *session) measureSize(context.Context, int) error {
 	for _, w := range []way{wayNamed(ours), wayNamed(loki)} {
 		info, err := os.Stat(w.program(s.options))
 		if err != nil {
-			return fmt.Errorf("%w; make bench builds it", err)
+			return err
 		}
 		s.note(point{"size", w.name, "", binarySize}, float64(info.Size())/1e6)
 	}
-	programs, err := os.ReadDir(filepath.Dir(s.telegraf))
+	programs, err := os.ReadDir(s.built)
 	if err != nil {
 		return err
 	}
